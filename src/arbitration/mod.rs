@@ -1,0 +1,5 @@
+//! Who may serve: the committed record `{epoch, primary, in_sync}` and the rules for changing it.
+
+mod record;
+
+pub use record::{Epoch, NodeSet, RECORD_BYTES, Record, RecordError};

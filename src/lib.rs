@@ -1,0 +1,13 @@
+//! twinlun: one disk on two servers.
+
+#![cfg_attr(not(test), warn(unused))]
+
+extern crate alloc;
+
+pub mod arbitration;
+pub mod block;
+pub mod replication;
+pub mod time;
+pub mod units;
+pub mod volume;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The replication link: what two nodes say to each other, as bytes and as states.
+
+pub mod frame;

@@ -1,0 +1,104 @@
+//! What the coordinator (one for the volume, on shard 0) and the parts (one for each shard) tell each other.
+//!
+//! Node-wide facts have one writer: the coordinator. The parts receive them as one immutable value, the
+//! [`Posture`], and report when they have fully taken it up ("settled"). A new posture replaces the old one whole,
+//! so there is no order of partial commands to get wrong.
+
+use crate::arbitration::Epoch;
+use crate::units::ShardId;
+
+/// Names one established session between the two nodes; a new one for every reconnect. Never 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(pub u64);
+
+/// How initiators' requests are treated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Service {
+    /// Not serving: requests are answered `NotServing`.
+    Closed,
+    /// A volume without a peer: plain disk, no replication state is kept.
+    Standalone,
+    /// Primary that may not answer at the moment (D3): requests wait, nothing is answered.
+    Held,
+    /// Primary and only in-sync copy: written through, every write marked out of sync.
+    Alone,
+    /// Primary with an in-sync peer: an answer needs both copies (D1), a read the peer's confirmation (S1).
+    Both,
+}
+
+/// What the data links of the session are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkRole {
+    /// No session.
+    Off,
+    /// Send writes (and resync data) to the peer.
+    Lead,
+    /// Apply what the peer sends.
+    Follow,
+}
+
+/// This node's side of a resync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncRole {
+    None,
+    Source {
+        /// Every block is out of sync, whatever the bitmap says.
+        full: bool,
+    },
+    Target,
+}
+
+/// The state of the node as its parts see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Posture {
+    /// Rises with every change; names the posture in [`PartReport::Settled`].
+    pub serial: u64,
+    pub epoch: Epoch,
+    pub service: Service,
+    pub session: Option<SessionId>,
+    /// Shards of the peer: lane `l` is joined to the peer's shard `l mod peer_shards` by data link of that number.
+    pub peer_shards: u8,
+    pub link: LinkRole,
+    pub sync: SyncRole,
+    /// With [`Service::Closed`]: also make everything stable on both copies and empty the activity log.
+    pub wind_down: bool,
+}
+
+impl Posture {
+    /// Before the coordinator has said anything: closed, no link.
+    pub const START: Self = Self {
+        serial: 0,
+        epoch: Epoch(0),
+        service: Service::Closed,
+        session: None,
+        peer_shards: 0,
+        link: LinkRole::Off,
+        sync: SyncRole::None,
+        wind_down: false,
+    };
+}
+
+/// What a part tells the coordinator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PartReport {
+    /// The posture is in force and what it asks to drain has drained: with `Closed`, `Held` or a link turned `Off`, no
+    /// disk operation and no unanswered request of the old posture is left.
+    Settled { shard: ShardId, serial: u64 },
+    /// Every bit of this shard's lanes is cleared and the target's data is flushed.
+    SyncClean { shard: ShardId, serial: u64 },
+    /// The link must be dropped: the peer failed an operation or broke the protocol.
+    LinkFault { shard: ShardId, session: SessionId, fault: LinkFault },
+    /// The local device failed an operation.
+    DiskFault { shard: ShardId },
+}
+
+/// Why a part wants its link dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkFault {
+    /// The peer's device failed a write or a flush.
+    PeerDisk,
+    /// The peer refused a frame: it follows another primary or a newer epoch.
+    Refused,
+    /// A frame of an older epoch, for an unknown lane, outside the volume, or out of place.
+    Protocol,
+}
