@@ -86,7 +86,7 @@ fn one(tokens: &[&str], at: &mut usize, allowed: &[String]) -> bool {
         return met;
     }
     let name = token.replace("+WITH+", " WITH ");
-    allowed.iter().any(|licence| *licence == name)
+    allowed.contains(&name)
 }
 
 #[cfg(test)]
