@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod arbitration;
 pub mod block;
+pub mod daemon;
 pub mod replication;
 pub mod time;
 pub mod units;

@@ -1,0 +1,526 @@
+//! The configuration: one TOML file, the same bytes on both nodes; which node this is comes from `--node` or the
+//! host name.
+//!
+//! Reading has two steps. [`Config::parse`] turns text into checked values and looks at nothing else, so that the same
+//! file gives the same answer on every machine. What belongs to this machine (the secret's mode, the devices) is
+//! checked when it is used. Absent on purpose: defaults for anything that decides where data is kept or who may serve.
+
+mod document;
+mod secret;
+#[cfg(test)]
+mod tests;
+pub mod units;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use toml::de::DeTable;
+
+pub use document::ConfigError;
+use document::{Item, Section, Source};
+pub use secret::Secret;
+use units::{UnitError, edit_distance};
+
+use super::failure::Failure;
+use crate::units::{LANES_MAX, NodeId, SHARDS_MAX};
+
+/// Where the file is unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/twinlun/twinlun.toml";
+/// The well-known port of iSCSI (RFC 7143 §12), used when a portal names none.
+const ISCSI_PORT: u16 = 3260;
+const LANES_DEFAULT: u16 = 16;
+const PEER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+const RUN_DIR_DEFAULT: &str = "/run/twinlun";
+/// Longest volume or node name; both travel in fixed fields and in file names.
+pub const NAME_MAX: usize = 32;
+/// Longest configuration file that is read.
+const FILE_MAX: u64 = 1 << 20;
+
+/// A checked configuration file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    pub file: PathBuf,
+    /// SHA-256 of the file's bytes; the nodes compare it when they connect.
+    pub hash: [u8; 32],
+    pub volume: VolumeConfig,
+    pub target: TargetConfig,
+    /// `None`: one node without a peer.
+    pub replication: Option<ReplicationConfig>,
+    /// In the order of their ids: one without replication, else two.
+    pub nodes: Vec<NodeConfig>,
+}
+
+/// `[volume]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeConfig {
+    pub name: String,
+    /// Lanes to format with, 1..=[`LANES_MAX`].
+    pub lanes: u16,
+    /// Bytes of the volume; `None`: all that the disk has.
+    pub size: Option<u64>,
+}
+
+/// `[target]`: what an initiator sees. The same on both nodes (S4).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TargetConfig {
+    pub iqn: String,
+    pub portals: Vec<SocketAddr>,
+    /// ASCII, at most 8 characters (SPC-4 §6.6.2).
+    pub vendor: String,
+    /// ASCII, at most 16 characters.
+    pub product: String,
+    /// ASCII, at most 32 characters; derived from the target's name when the file gives none.
+    pub serial: String,
+}
+
+/// `[replication]` and `[arbiter]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicationConfig {
+    pub secret_file: PathBuf,
+    /// Silence on the links after which the peer counts as lost.
+    pub peer_timeout: Duration,
+    pub arbiter: ArbiterConfig,
+}
+
+/// Who decides which node is in when the nodes cannot hear each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ArbiterConfig {
+    /// A file that both nodes see: for two nodes on one machine only.
+    File { path: PathBuf },
+    /// Nobody: a node that loses its peer holds all writes until a person decides.
+    Manual,
+}
+
+/// `[node.NAME]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeConfig {
+    pub name: String,
+    pub id: NodeId,
+    pub disk: PathBuf,
+    /// A device of its own for the metadata; `None`: at the end of `disk`.
+    pub metadata: Option<PathBuf>,
+    /// Present exactly when there is replication.
+    pub replication_address: Option<SocketAddr>,
+    pub shards: u8,
+    /// A CPU for every shard, or empty: not pinned.
+    pub cpus: Vec<u16>,
+    pub run_dir: PathBuf,
+}
+
+impl NodeConfig {
+    /// The control socket of this node's daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.sock", self.name))
+    }
+
+    /// What the daemon writes when it runs in the background.
+    pub fn log_file(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.log", self.name))
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(file: &Path) -> Result<Self, Failure> {
+        let show = file.display();
+        let cannot = |error: std::io::Error| {
+            let next = format!(
+                "write the file (README, \"Two servers\") or name another with --config ({DEFAULT_PATH} is the default)"
+            );
+            Failure::usage(format!("cannot read the configuration {show}: {error}"), next)
+        };
+        let size = std::fs::metadata(file).map_err(cannot)?.len();
+        if size > FILE_MAX {
+            let what = format!("{show} has {size} bytes; a configuration has at most {FILE_MAX}");
+            return Err(Failure::usage(what, "name the right file with --config"));
+        }
+        let text = std::fs::read_to_string(file).map_err(cannot)?;
+        Self::parse(file, &text).map_err(|error| {
+            Failure::usage(error.to_string(), "correct the file on both nodes, then run twinlun config check")
+        })
+    }
+
+    /// Checks the text of a file.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { file, text };
+        let document = DeTable::parse(text).map_err(|error| {
+            let problem = format!("not valid TOML: {}", error.message().replace('\n', "; "));
+            source.error(error.span().map(|span| span.start), "", problem)
+        })?;
+        let keys = ["volume", "target", "replication", "arbiter", "node"];
+        let root = Section::root(&source, document.get_ref(), &keys)?;
+        let volume = read_volume(&root)?;
+        let target = read_target(&root)?;
+        let replication = read_replication(&root)?;
+        let nodes = read_nodes(&root, replication.is_some())?;
+        check_addresses(&root, &target, &nodes)?;
+        let hash = Sha256::digest(text.as_bytes()).into();
+        Ok(Self { file: file.to_owned(), hash, volume, target, replication, nodes })
+    }
+
+    /// The node that this machine is: the one named, else the one called like the host, else the only one.
+    pub fn choose(&self, named: Option<&str>, host: &str) -> Result<&NodeConfig, Failure> {
+        let find = |name: &str| self.nodes.iter().find(|node| node.name == name);
+        let listed = self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(" and ");
+        if let Some(name) = named {
+            return find(name).ok_or_else(|| {
+                let what = format!("{} has no node {name:?}; it has {listed}", self.file.display());
+                Failure::usage(what, "name one of them with --node")
+            });
+        }
+        let short = host.split('.').next().unwrap_or(host);
+        if let Some(node) = find(host).or_else(|| find(short)) {
+            return Ok(node);
+        }
+        match self.nodes.as_slice() {
+            [only] => Ok(only),
+            _ => {
+                let what = format!(
+                    "this host is called {host:?}, and {} has the nodes {listed}",
+                    self.file.display()
+                );
+                Err(Failure::usage(what, "say which of them this is with --node NAME"))
+            }
+        }
+    }
+
+    /// The other node of the pair.
+    pub fn peer_of(&self, node: &NodeConfig) -> Option<&NodeConfig> {
+        self.nodes.iter().find(|other| other.id != node.id)
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<&NodeConfig> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+}
+
+fn read_volume(root: &Section<'_>) -> Result<VolumeConfig, ConfigError> {
+    let section = section(root, "volume", &["name", "lanes", "size"])?;
+    let name = section.require("name", "\"vol1\"")?.parse(name)?;
+    let lanes = match section.get("lanes") {
+        Some(item) => item.integer(1..u64::from(LANES_MAX) + 1)? as u16,
+        None => LANES_DEFAULT,
+    };
+    let size = match section.get("size") {
+        Some(item) => {
+            let bytes = item.parse(units::size)?;
+            if bytes == 0 || bytes % 4096 != 0 {
+                return Err(item.error("a volume's size is a multiple of 4 KiB and not zero"));
+            }
+            Some(bytes)
+        }
+        None => None,
+    };
+    Ok(VolumeConfig { name, lanes, size })
+}
+
+fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
+    let section = section(root, "target", &["iqn", "portals", "vendor", "product", "serial"])?;
+    let iqn = section.require("iqn", "\"iqn.2026-11.lan.example:vol1\"")?.parse(iscsi_name)?;
+    let list = section.require("portals", "[\"192.0.2.10:3260\"]")?;
+    let mut portals = Vec::new();
+    for item in list.list()? {
+        let portal = item.parse(portal)?;
+        if portals.contains(&portal) {
+            return Err(item.error(format!("portal {portal} is given twice")));
+        }
+        portals.push(portal);
+    }
+    if portals.is_empty() {
+        return Err(list.error("at least one portal is wanted, like [\"192.0.2.10:3260\"]"));
+    }
+    let text = |key: &str, max: usize, default: String| match section.get(key) {
+        Some(item) => item.parse(|text| ascii(text, max)),
+        None => Ok(default),
+    };
+    Ok(TargetConfig {
+        vendor: text("vendor", 8, "TWINLUN".to_owned())?,
+        product: text("product", 16, "VOLUME".to_owned())?,
+        serial: text("serial", 32, derived_serial(&iqn))?,
+        iqn,
+        portals,
+    })
+}
+
+/// A serial number that both nodes derive alike: 16 hexadecimal digits of the name's SHA-256.
+fn derived_serial(iqn: &str) -> String {
+    let digest = Sha256::digest(iqn.as_bytes());
+    data_encoding::HEXLOWER.encode(&digest[..8])
+}
+
+fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, ConfigError> {
+    let Some(item) = root.get("replication") else {
+        return match root.get("arbiter") {
+            Some(item) => Err(item.error(
+                "an arbiter has nothing to decide without [replication]; add [replication] or remove [arbiter]",
+            )),
+            None => Ok(None),
+        };
+    };
+    let section = item.table(&["secret_file", "peer_timeout"])?;
+    let secret_file = section.require("secret_file", "\"/etc/twinlun/secret\"")?.parse(absolute)?;
+    let peer_timeout = match section.get("peer_timeout") {
+        Some(item) => {
+            let timeout = item.parse(units::duration)?;
+            if !(Duration::from_millis(200)..=Duration::from_secs(60)).contains(&timeout) {
+                return Err(item.error("a peer timeout is between 200ms and 60s"));
+            }
+            timeout
+        }
+        None => PEER_TIMEOUT_DEFAULT,
+    };
+    Ok(Some(ReplicationConfig { secret_file, peer_timeout, arbiter: read_arbiter(root)? }))
+}
+
+fn read_arbiter(root: &Section<'_>) -> Result<ArbiterConfig, ConfigError> {
+    let section = section(root, "arbiter", &["kind", "path"])?;
+    let kind = section.require("kind", "\"manual\"")?;
+    let path = section.get("path");
+    match (kind.string()?, path) {
+        ("file", Some(path)) => Ok(ArbiterConfig::File { path: path.parse(absolute)? }),
+        ("file", None) => Err(section.error("an arbiter of kind \"file\" needs path = \"/var/lib/twinlun/arbiter\"")),
+        ("manual", None) => Ok(ArbiterConfig::Manual),
+        ("manual", Some(path)) => Err(path.error("an arbiter of kind \"manual\" has no path; remove it")),
+        (other, _) => Err(kind.error(format!(
+            "{other:?} is not a kind of arbiter; use \"file\" (two nodes on one machine) or \"manual\" (a person decides)"
+        ))),
+    }
+}
+
+const NODE_KEYS: [&str; 7] = ["id", "disk", "metadata", "replication_address", "shards", "cpus", "run_dir"];
+
+fn read_nodes(root: &Section<'_>, replicated: bool) -> Result<Vec<NodeConfig>, ConfigError> {
+    let item = root.get("node").ok_or_else(|| {
+        root.error(
+            "no node is described; write a section [node.NAME] for each server, NAME being its host name",
+        )
+    })?;
+    let all = item.open_table()?;
+    let names = all.names();
+    let mut nodes: Vec<NodeConfig> = Vec::new();
+    for name in &names {
+        let item = all.get(name).expect("the name was listed by this table");
+        let node = read_node(item, name, replicated)?;
+        if let Some(other) = nodes.iter().find(|other| other.id == node.id) {
+            let problem =
+                format!("nodes {} and {name} both have id {}; one is 0, the other 1", other.name, node.id.0);
+            return Err(all.error(problem));
+        }
+        nodes.push(node);
+    }
+    nodes.sort_by_key(|node| node.id.0);
+    match (replicated, nodes.len()) {
+        (true, 2) | (false, 1) => Ok(nodes),
+        (true, count) => Err(all.error(format!("[replication] needs exactly two nodes, ids 0 and 1; this file has {count}"))),
+        (false, count) => Err(all.error(format!(
+            "a file with {count} nodes needs a section [replication] (or describe one node for a volume without a peer)"
+        ))),
+    }
+}
+
+fn read_node(item: Item<'_>, name: &str, replicated: bool) -> Result<NodeConfig, ConfigError> {
+    self::name(name).map_err(|error| item.error(error.0))?;
+    let section = item.table(&NODE_KEYS)?;
+    let id = NodeId(section.require("id", "0 (the other node has 1)")?.integer(0..2)? as u8);
+    if !replicated && id.0 != 0 {
+        return Err(section.error("the only node has id = 0"));
+    }
+    let disk = section.require("disk", "\"/dev/disk/by-id/...\"")?;
+    let metadata = match section.get("metadata") {
+        Some(item) => {
+            let path = item.parse(absolute)?;
+            if path == disk.parse(absolute)? {
+                return Err(item.error(
+                    "metadata on the disk itself is the default; remove this key or name another device",
+                ));
+            }
+            Some(path)
+        }
+        None => None,
+    };
+    let shards = match section.get("shards") {
+        Some(item) => item.integer(1..SHARDS_MAX as u64 + 1)? as u8,
+        None => 1,
+    };
+    let run_dir = match section.get("run_dir") {
+        Some(item) => item.parse(absolute)?,
+        None => PathBuf::from(RUN_DIR_DEFAULT),
+    };
+    Ok(NodeConfig {
+        name: name.to_owned(),
+        id,
+        disk: disk.parse(absolute)?,
+        metadata,
+        replication_address: read_replication_address(&section, replicated)?,
+        shards,
+        cpus: read_cpus(&section, shards)?,
+        run_dir,
+    })
+}
+
+fn read_replication_address(
+    section: &Section<'_>,
+    replicated: bool,
+) -> Result<Option<SocketAddr>, ConfigError> {
+    if !replicated {
+        return match section.get("replication_address") {
+            Some(item) => Err(item.error("there is no section [replication]; add it or remove this key")),
+            None => Ok(None),
+        };
+    }
+    let item = section.require("replication_address", "\"192.168.10.1:7790\"")?;
+    let address = item.parse(socket_address)?;
+    if address.ip().is_unspecified() {
+        return Err(
+            item.error("the peer connects to this address, so it must be one address of this node, not all")
+        );
+    }
+    Ok(Some(address))
+}
+
+fn read_cpus(section: &Section<'_>, shards: u8) -> Result<Vec<u16>, ConfigError> {
+    let Some(list) = section.get("cpus") else {
+        return Ok(Vec::new());
+    };
+    let mut cpus = Vec::new();
+    for item in list.list()? {
+        let cpu = item.integer(0..1024)? as u16;
+        if cpus.contains(&cpu) {
+            return Err(item.error(format!("CPU {cpu} is given twice; every shard has one of its own")));
+        }
+        cpus.push(cpu);
+    }
+    if cpus.len() != usize::from(shards) {
+        return Err(list
+            .error(format!("{} CPUs for {shards} shards; give one for each or remove the key", cpus.len())));
+    }
+    Ok(cpus)
+}
+
+fn check_addresses(
+    root: &Section<'_>,
+    target: &TargetConfig,
+    nodes: &[NodeConfig],
+) -> Result<(), ConfigError> {
+    let named = |node: &NodeConfig, problem: String| {
+        let all = root.get("node").and_then(|item| item.open_table().ok());
+        let at = all.and_then(|all| all.get(&node.name)).and_then(|item| item.open_table().ok());
+        match at.and_then(|section| section.get("replication_address")) {
+            Some(item) => item.error(problem),
+            None => root.error(problem),
+        }
+    };
+    if let [first, second] = nodes {
+        if first.replication_address == second.replication_address {
+            let problem = format!("{} and {} have the same replication address", first.name, second.name);
+            return Err(named(second, problem));
+        }
+    }
+    for node in nodes {
+        let Some(address) = node.replication_address else { continue };
+        let clash = |portal: &&SocketAddr| {
+            portal.port() == address.port() && (portal.ip().is_unspecified() || portal.ip() == address.ip())
+        };
+        if let Some(portal) = target.portals.iter().find(clash) {
+            return Err(named(node, format!("{address} is taken by the portal {portal}; use another port")));
+        }
+    }
+    Ok(())
+}
+
+fn section<'a>(root: &Section<'a>, name: &str, keys: &[&str]) -> Result<Section<'a>, ConfigError> {
+    match root.get(name) {
+        Some(item) => item.table(keys),
+        None => Err(root.error(format!("section [{name}] is missing; it has the keys {}", keys.join(", ")))),
+    }
+}
+
+fn name(text: &str) -> Result<String, UnitError> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if first && text.len() <= NAME_MAX && text.bytes().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(UnitError(format!(
+        "{text:?} is not a usable name; letters, digits, '-', '_' and '.' are, up to {NAME_MAX} of them, a letter or digit first"
+    )))
+}
+
+/// An iSCSI name (RFC 7143 §4.2.7, RFC 3722): `iqn.`, `eui.` or `naa.`, lower case, at most 223 bytes.
+fn iscsi_name(text: &str) -> Result<String, UnitError> {
+    let hint = "write a name like \"iqn.2026-11.lan.example:vol1\"";
+    let lower = text.to_lowercase();
+    if lower != text {
+        return Err(UnitError(format!("iSCSI names are lower case; write {lower:?}")));
+    }
+    let good =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b':');
+    if !text.bytes().all(good) || text.len() > 223 {
+        return Err(UnitError(format!(
+            "{text:?} is not an iSCSI name: letters, digits, '-', '.' and ':' only, at most 223; {hint}"
+        )));
+    }
+    let hexadecimal = |digits: &str, lengths: &[usize]| {
+        lengths.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let valid = match text.split_at_checked(4) {
+        Some(("iqn.", rest)) => qualified_name(rest),
+        Some(("eui.", digits)) => hexadecimal(digits, &[16]),
+        Some(("naa.", digits)) => hexadecimal(digits, &[16, 32]),
+        _ => false,
+    };
+    if valid { Ok(text.to_owned()) } else { Err(UnitError(format!("{text:?} is not an iSCSI name; {hint}"))) }
+}
+
+/// `YYYY-MM.reversed.domain[:anything]`
+fn qualified_name(rest: &str) -> bool {
+    let Some((date, authority)) = rest.split_once('.') else { return false };
+    let Some((year, month)) = date.split_once('-') else { return false };
+    let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits(year, 4)
+        && digits(month, 2)
+        && ("01"..="12").contains(&month)
+        && !authority.is_empty()
+        && !authority.starts_with(':')
+}
+
+fn portal(text: &str) -> Result<SocketAddr, UnitError> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(SocketAddr::new(address, ISCSI_PORT)),
+        Err(_) => socket_address(text),
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, UnitError> {
+    let wrong = || {
+        UnitError(format!(
+            "{text:?} is not an address with a port; write \"192.0.2.10:3260\" or \"[2001:db8::1]:3260\""
+        ))
+    };
+    let address: SocketAddr = text.parse().map_err(|_| wrong())?;
+    if address.port() == 0 { Err(wrong()) } else { Ok(address) }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, UnitError> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(UnitError(format!("{text:?} is not a full path; begin it with '/'")))
+}
+
+fn ascii(text: &str, max: usize) -> Result<String, UnitError> {
+    let printable = text.bytes().all(|byte| (0x20..0x7F).contains(&byte));
+    if printable && !text.trim().is_empty() && text.len() <= max {
+        return Ok(text.to_owned());
+    }
+    Err(UnitError(format!("{text:?} must be 1 to {max} printable ASCII characters")))
+}
+
+/// The valid word nearest to what was typed, if it is near enough to be meant.
+pub fn nearest<'a>(typed: &str, words: &[&'a str]) -> Option<&'a str> {
+    let (distance, word) = words.iter().map(|word| (edit_distance(typed, word), *word)).min()?;
+    (distance <= 1 + typed.len() / 3).then_some(word)
+}

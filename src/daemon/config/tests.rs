@@ -1,0 +1,187 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+const PAIR: &str = r#"
+[volume]
+name = "vol1"
+lanes = 8
+
+[target]
+iqn = "iqn.2026-11.example:vol1"
+portals = ["10.0.0.100"]
+
+[replication]
+secret_file = "/etc/twinlun/secret"
+peer_timeout = "1500ms"
+
+[arbiter]
+kind = "file"
+path = "/var/lib/twinlun/arbiter"
+
+[node.stor-b]
+id = 1
+disk = "/dev/sdb"
+replication_address = "192.168.10.2:7790"
+shards = 2
+cpus = [2, 3]
+
+[node.stor-a]
+id = 0
+disk = "/dev/sda"
+replication_address = "192.168.10.1:7790"
+"#;
+
+const SINGLE: &str = r#"
+[volume]
+name = "one"
+size = "64MiB"
+[target]
+iqn = "iqn.2026-11.example:one"
+portals = ["0.0.0.0:3260", "[::1]:3261"]
+[node.box]
+id = 0
+disk = "/dev/sda"
+metadata = "/dev/sdb"
+run_dir = "/tmp/run"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("t.toml"), text)
+}
+
+/// The error of the file in which `from` is replaced by `to`.
+fn broken(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not in the file");
+    parse(&text.replacen(from, to, 1)).expect_err(to).to_string()
+}
+
+#[test]
+fn a_pair_is_read_in_the_order_of_ids() {
+    let config = parse(PAIR).expect("the file is right");
+    assert_eq!(config.volume, VolumeConfig { name: "vol1".into(), lanes: 8, size: None });
+    assert_eq!(config.target.portals, ["10.0.0.100:3260".parse().expect("an address")]);
+    assert_eq!(config.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["stor-a", "stor-b"]);
+    assert_eq!(config.nodes[1].cpus, [2, 3]);
+    let replication = config.replication.as_ref().expect("it is replicated");
+    assert_eq!(replication.peer_timeout, Duration::from_millis(1500));
+    assert_eq!(replication.arbiter, ArbiterConfig::File { path: "/var/lib/twinlun/arbiter".into() });
+    assert_eq!(config.peer_of(&config.nodes[0]).map(|peer| peer.id), Some(NodeId(1)));
+    assert_eq!(config.hash, parse(PAIR).expect("the same bytes").hash);
+    assert_ne!(config.hash, parse(&format!("{PAIR}\n")).expect("other bytes").hash);
+}
+
+#[test]
+fn a_single_node_needs_no_peer() {
+    let config = parse(SINGLE).expect("the file is right");
+    assert_eq!(config.volume.size, Some(64 << 20));
+    assert_eq!(config.volume.lanes, LANES_DEFAULT);
+    assert!(config.replication.is_none());
+    assert_eq!(config.nodes[0].socket(), Path::new("/tmp/run/box.sock"));
+    assert_eq!(config.choose(None, "elsewhere").expect("the only one").name, "box");
+}
+
+#[test]
+fn the_node_is_the_named_one_or_the_host() {
+    let config = parse(PAIR).expect("the file is right");
+    assert_eq!(config.choose(Some("stor-b"), "stor-a").expect("named").name, "stor-b");
+    assert_eq!(config.choose(None, "stor-a.lan.example").expect("by host").name, "stor-a");
+    let lost = config.choose(None, "other").expect_err("neither").to_string();
+    assert!(
+        lost.contains("\"other\"") && lost.contains("stor-a and stor-b") && lost.contains("--node"),
+        "{lost}"
+    );
+    assert!(config.choose(Some("stor-c"), "stor-a").is_err());
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_line_and_the_right_one() {
+    let error = broken(PAIR, "portals =", "portal =");
+    assert_eq!(error, "t.toml:8: target.portal: unknown key; did you mean \"portals\"?");
+    let error = broken(PAIR, "[replication]", "[replicaton]");
+    assert_eq!(error, "t.toml:10: replicaton: unknown section or key; did you mean \"replication\"?");
+    let error = broken(PAIR, "disk = \"/dev/sdb\"", "disc = \"/dev/sdb\"");
+    assert_eq!(error, "t.toml:20: node.stor-b.disc: unknown key; did you mean \"disk\"?");
+    let error = broken(PAIR, "lanes = 8", "frobnicate = 8");
+    assert_eq!(error, "t.toml:4: volume.frobnicate: unknown key; the keys here are name, lanes, size");
+}
+
+#[test]
+fn wrong_values_say_where_and_what_would_be_right() {
+    let cases = [
+        ("lanes = 8", "lanes = 65", "t.toml:4: volume.lanes: 65 is outside 1..=64"),
+        ("lanes = 8", "lanes = \"8\"", "t.toml:4: volume.lanes: a whole number is wanted"),
+        ("name = \"vol1\"", "name = \"a/b\"", "is not a usable name"),
+        ("name = \"vol1\"\n", "", "volume: key \"name\" is missing"),
+        ("iqn.2026-11.example:vol1", "iqn.2026-13.example:vol1", "target.iqn: \"iqn.2026-13"),
+        ("iqn.2026-11.example:vol1", "IQN.2026-11.example:vol1", "iSCSI names are lower case"),
+        ("[\"10.0.0.100\"]", "[]", "at least one portal"),
+        ("[\"10.0.0.100\"]", "[\"10.0.0.1\", \"stor\"]", "target.portals[1]: \"stor\" is not an address"),
+        ("\"1500ms\"", "\"90s\"", "between 200ms and 60s"),
+        ("\"1500ms\"", "2", "replication.peer_timeout: a string in quotes is wanted here, not the number 2"),
+        ("kind = \"file\"", "kind = \"etcd3\"", "not a kind of arbiter"),
+        ("kind = \"file\"", "kind = \"manual\"", "has no path"),
+        ("\npath = \"/var/lib/twinlun/arbiter\"", "", "needs path"),
+        ("\"/etc/twinlun/secret\"", "\"secret\"", "not a full path"),
+        ("id = 1", "id = 0", "both have id 0"),
+        ("id = 1", "id = 2", "node.stor-b.id: 2 is outside 0..=1"),
+        (
+            "192.168.10.2:7790",
+            "192.168.10.1:7790",
+            "t.toml:21: node.stor-b.replication_address: stor-a and stor-b",
+        ),
+        ("192.168.10.2:7790", "192.168.10.2", "not an address with a port"),
+        ("192.168.10.2:7790", "0.0.0.0:7790", "not all"),
+        ("192.168.10.2:7790", "10.0.0.100:3260", "taken by the portal"),
+        ("cpus = [2, 3]", "cpus = [2]", "1 CPUs for 2 shards"),
+        ("cpus = [2, 3]", "cpus = [2, 2]", "given twice"),
+        (
+            "[arbiter]\nkind = \"file\"\npath = \"/var/lib/twinlun/arbiter\"",
+            "",
+            "section [arbiter] is missing",
+        ),
+        ("lanes = 8", "lanes 8", "t.toml:4: not valid TOML"),
+    ];
+    for (from, to, wanted) in cases {
+        let error = broken(PAIR, from, to);
+        assert!(error.contains(wanted), "{error:?} does not contain {wanted:?}");
+        assert!(!error.contains('\n'), "more than one line: {error}");
+    }
+}
+
+#[test]
+fn replication_and_the_number_of_nodes_belong_together() {
+    let third = "[node.stor-c]\nid = 1\ndisk = \"/dev/sdc\"\nreplication_address = \"192.168.10.3:7790\"\n";
+    assert!(parse(&format!("{PAIR}\n{third}")).expect_err("three").to_string().contains("both have id 1"));
+    assert!(
+        broken(SINGLE, "[node.box]", "[arbiter]\nkind = \"manual\"\n[node.box]").contains("[replication]")
+    );
+    assert!(broken(SINGLE, "id = 0", "id = 1").contains("the only node has id = 0"));
+    let error = broken(SINGLE, "id = 0", "id = 0\nreplication_address = \"10.0.0.1:7790\"");
+    assert!(error.contains("no section [replication]"), "{error}");
+    let error = broken(SINGLE, "size = \"64MiB\"", "size = \"1000B\"");
+    assert!(error.contains("multiple of 4 KiB"), "{error}");
+}
+
+#[test]
+fn a_secret_is_long_and_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("secret");
+    let write = |bytes: &[u8], mode: u32| {
+        std::fs::write(&path, bytes).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("mode set");
+    };
+    write(b"0123456789abcdef\n", 0o600);
+    assert_eq!(Secret::read(&path).expect("good").bytes(), b"0123456789abcdef");
+    write(b"0123456789abcdef", 0o640);
+    let error = Secret::read(&path).expect_err("readable by the group").to_string();
+    assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");
+    write(b"short\n\n\n\n\n\n\n\n\n\n\n\n\n\n", 0o600);
+    assert!(Secret::read(&path).expect_err("short").to_string().contains("5 bytes"));
+    assert!(Secret::read(dir.path()).expect_err("a directory").to_string().contains("not a regular file"));
+    assert!(
+        Secret::read(&dir.path().join("none")).expect_err("missing").to_string().contains("openssl rand")
+    );
+}

@@ -1,0 +1,8 @@
+//! What stands between the machine and the cores: the configuration file, the safety check of a device before it is
+//! formatted, the control socket, the arbiter's back ends, and the life of the process.
+//!
+//! Nothing here is on the path of an I/O. Absent on purpose: any rule about who may serve (that is `arbitration` and
+//! `volume`) and any knowledge of a protocol field.
+
+pub mod config;
+pub mod failure;
