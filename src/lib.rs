@@ -8,6 +8,7 @@ pub mod arbitration;
 pub mod block;
 pub mod daemon;
 pub mod replication;
+pub mod storage;
 pub mod time;
 pub mod units;
 pub mod volume;

@@ -5,11 +5,8 @@
 //! so there is no order of partial commands to get wrong.
 
 use crate::arbitration::Epoch;
+pub use crate::units::SessionId;
 use crate::units::ShardId;
-
-/// Names one established session between the two nodes; a new one for every reconnect. Never 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SessionId(pub u64);
 
 /// How initiators' requests are treated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
