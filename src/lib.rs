@@ -8,6 +8,7 @@ pub mod arbitration;
 pub mod block;
 pub mod daemon;
 pub mod replication;
+pub mod scsi;
 pub mod storage;
 pub mod time;
 pub mod units;

@@ -1,0 +1,35 @@
+//! SCSI: a disk's commands, from the CDB to an outcome (SAM-5, SPC-4, SBC-3).
+//!
+//! [`Target`] holds the LUN map and [`Target::execute`] answers a command or hands out checked media access as an
+//! [`Outcome`]; the iSCSI side moves the data. Nothing here knows a PDU, a buffer or a disk.
+//!
+//! A [`Target`] is immutable, so every shard has its own copy. What belongs to one initiator's session is its
+//! [`Nexus`]. Bad CDBs and parameter lists end as [`SenseData`], never as a panic.
+
+mod attention;
+mod cdb;
+mod data_in;
+mod identity;
+mod inquiry;
+mod logical_unit;
+mod lun;
+mod mode;
+mod opcodes;
+mod sense;
+mod status;
+mod supported;
+mod target;
+
+pub use attention::UnitAttention;
+pub use cdb::{Access, CDB_BYTES, Command, ModeForm, ModeSense, decode};
+pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, TARGET_NAME_MAX};
+pub use logical_unit::{LogicalUnit, MAX_TRANSFER_BYTES};
+pub use lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
+pub use sense::{
+    AdditionalSense, FIXED_SENSE_BYTES, FieldPointer, SENSE_BYTES_MAX, SenseData, SenseFormat, SenseKey,
+};
+pub use status::Status;
+pub use target::{LOGICAL_UNITS_MAX, LuIndex, Nexus, Outcome, Target, TargetError, TargetPort};
+
+#[cfg(test)]
+mod tests;

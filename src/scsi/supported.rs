@@ -1,0 +1,86 @@
+//! REPORT SUPPORTED OPERATION CODES (SPC-4 §6.35), read from the table that decoding uses.
+
+use alloc::vec::Vec;
+
+use super::data_in::{DataIn, set_u32_length, truncate};
+use super::opcodes::{self, OPERATIONS, OperationSpec};
+use super::sense::SenseData;
+
+/// SERVACTV: byte 1 of the CDB holds a service action.
+const SERVACTV: u8 = 0x01;
+/// CTDP in the all-commands format.
+const TIMEOUTS_FOLLOW: u8 = 0x02;
+/// CTDP in the one-command format.
+const TIMEOUTS_FOLLOW_ONE: u8 = 0x80;
+/// SUPPORT: by a standard / not at all.
+const SUPPORTED: u8 = 0x3;
+const NOT_SUPPORTED: u8 = 0x1;
+
+/// # Errors
+/// 24/00 for an unknown REPORTING OPTIONS, and when the operation code has service actions and none was expected, or
+/// the other way round.
+pub(super) fn report(
+    timeouts: bool,
+    option: u8,
+    opcode: u8,
+    service_action: u16,
+    allocation: u32,
+    data_in: &mut Vec<u8>,
+) -> Result<(), SenseData> {
+    let rows = opcodes::rows_of(opcode);
+    let has_actions = rows.iter().any(|row| row.service_action.is_some());
+    let same_action =
+        |row: &&OperationSpec| row.service_action.is_none_or(|action| u16::from(action) == service_action);
+    match option {
+        0b000 => all_commands(timeouts, data_in),
+        0b001 if has_actions => return Err(SenseData::invalid_cdb_bit(2, 2)),
+        0b001 => one_command(rows.first(), timeouts, data_in),
+        0b010 if !rows.is_empty() && !has_actions => return Err(SenseData::invalid_cdb_bit(2, 2)),
+        0b010 => one_command(rows.iter().find(same_action), timeouts, data_in),
+        // As 010b, and a command without service actions is matched by service action 0.
+        0b011 if !has_actions && service_action != 0 => one_command(None, timeouts, data_in),
+        0b011 => one_command(rows.iter().find(same_action), timeouts, data_in),
+        _ => return Err(SenseData::invalid_cdb_bit(2, 2)),
+    }
+    truncate(data_in, allocation);
+    Ok(())
+}
+
+fn all_commands(timeouts: bool, data_in: &mut Vec<u8>) {
+    data_in.put_zeros(4);
+    for row in &OPERATIONS {
+        let mut flags = 0;
+        if row.service_action.is_some() {
+            flags |= SERVACTV;
+        }
+        if timeouts {
+            flags |= TIMEOUTS_FOLLOW;
+        }
+        data_in.extend_from_slice(&[row.opcode, 0, 0, row.service_action.unwrap_or(0), 0, flags]);
+        data_in.put_u16(row.usage.len() as u16);
+        if timeouts {
+            put_timeouts(data_in);
+        }
+    }
+    set_u32_length(data_in, 0, 4);
+}
+
+fn one_command(row: Option<&OperationSpec>, timeouts: bool, data_in: &mut Vec<u8>) {
+    let Some(row) = row else {
+        data_in.extend_from_slice(&[0, NOT_SUPPORTED, 0, 0]);
+        return;
+    };
+    let flags = if timeouts { TIMEOUTS_FOLLOW_ONE | SUPPORTED } else { SUPPORTED };
+    data_in.extend_from_slice(&[0, flags]);
+    data_in.put_u16(row.usage.len() as u16);
+    data_in.extend_from_slice(row.usage);
+    if timeouts {
+        put_timeouts(data_in);
+    }
+}
+
+/// A command timeouts descriptor (SPC-4 §6.35.4): no timeout is named.
+fn put_timeouts(data_in: &mut Vec<u8>) {
+    data_in.put_u16(0x0A);
+    data_in.put_zeros(10);
+}
