@@ -79,12 +79,27 @@ pub struct FrameHeader {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameError {
     BadMagic(u32),
-    BadHeaderCrc { computed: u32, stored: u32 },
+    BadHeaderCrc {
+        computed: u32,
+        stored: u32,
+    },
     UnknownVersion(u8),
     UnknownKind(u8),
     UnknownStatus(u16),
     PayloadTooLong(u32),
-    BadPayloadCrc { computed: u32, stored: u32 },
+    /// A kind that carries no payload announces some.
+    UnexpectedPayload {
+        kind: FrameKind,
+        len: u32,
+    },
+    /// A kind that is nothing without a payload announces none.
+    MissingPayload(FrameKind),
+    /// A kind other than Handshake before the peer has proven itself, or Handshake after.
+    OutOfPlace(FrameKind),
+    BadPayloadCrc {
+        computed: u32,
+        stored: u32,
+    },
 }
 
 impl core::fmt::Display for FrameError {
@@ -100,6 +115,11 @@ impl core::fmt::Display for FrameError {
             Self::UnknownKind(kind) => write!(f, "frame kind {kind} is not known to this release"),
             Self::UnknownStatus(status) => write!(f, "frame status {status} is not known to this release"),
             Self::PayloadTooLong(len) => write!(f, "frame payload of {len} bytes exceeds {CHUNK_BYTES}"),
+            Self::UnexpectedPayload { kind, len } => {
+                write!(f, "{kind:?} frame with a payload of {len} bytes; it carries none")
+            }
+            Self::MissingPayload(kind) => write!(f, "{kind:?} frame without its payload"),
+            Self::OutOfPlace(kind) => write!(f, "{kind:?} frame at this point of the link's establishment"),
             Self::BadPayloadCrc { computed, stored } => {
                 write!(f, "frame payload damaged (CRC32C {computed:#010x}, stored {stored:#010x})")
             }
