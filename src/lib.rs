@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod arbitration;
 pub mod block;
 pub mod daemon;
+pub mod engine;
 pub mod replication;
 pub mod scsi;
 pub mod storage;
