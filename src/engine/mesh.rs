@@ -71,8 +71,11 @@ struct Outlet<M> {
     dirty: bool,
 }
 
-/// The endpoints of all shards.
-pub fn mesh<M>(shards: u8) -> io::Result<(Vec<Endpoint<M>>, Arc<[Waker]>)> {
+/// An endpoint for each shard, and the wakers for threads that are no shard.
+pub type Ends<M> = (Vec<Endpoint<M>>, Arc<[Waker]>);
+
+/// The mesh of an engine.
+pub fn mesh<M>(shards: u8) -> io::Result<Ends<M>> {
     let wakers: Arc<[Waker]> = (0..shards).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?.into();
     let count = usize::from(shards);
     let mut inlets: Vec<Vec<Receiver<M>>> = (0..count).map(|_| Vec::with_capacity(count)).collect();

@@ -525,6 +525,7 @@ impl Reactor {
 }
 
 impl Drop for Reactor {
+    #[allow(clippy::disallowed_methods, reason = "memory that the kernel may still write to is never reused")]
     fn drop(&mut self) {
         self.drain();
         if !self.ops.is_empty() {
