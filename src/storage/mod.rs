@@ -30,3 +30,6 @@ pub use superblock::{
     Chosen, CopyError, DiskFlags, FORMAT_VERSION, IQN_MAX, SERIAL_MAX, ScsiIdentity, Superblock,
     SuperblockCopies, SuperblockError, UncheckedSuperblock, VOLUME_NAME_MAX,
 };
+
+#[cfg(test)]
+mod tests;
