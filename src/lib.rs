@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod arbitration;
 pub mod block;
+pub mod cli;
 pub mod daemon;
 pub mod engine;
 pub mod replication;

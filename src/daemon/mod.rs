@@ -4,5 +4,6 @@
 //! Nothing here is on the path of an I/O. Absent on purpose: any rule about who may serve (that is `arbitration` and
 //! `volume`) and any knowledge of a protocol field.
 
+pub mod api;
 pub mod config;
 pub mod failure;

@@ -1,0 +1,325 @@
+//! What the control socket speaks: one JSON object per line, a request, then its answer.
+//!
+//! Schema 1. Names are snake_case, quantities are base units with the unit in the name, enumerations are lower-case
+//! words. Fields are only ever added. These types mirror what the cores report; the cores know no JSON.
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::Failure;
+
+/// Version of every object here.
+pub const SCHEMA: u32 = 1;
+/// Longest request line.
+pub const REQUEST_MAX: usize = 4096;
+
+/// One line from a client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestLine {
+    pub schema: u32,
+    pub request: Request,
+}
+
+/// What a client asks of the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Status,
+    /// Become primary.
+    Promote {
+        /// Declare this node's copy the good one of a pair that has never been in sync.
+        #[serde(default)]
+        seed: bool,
+        /// The node that a person vouches to have cut off; skips the arbiter.
+        #[serde(default)]
+        fenced: Option<String>,
+    },
+    Demote,
+    /// Hand the primary role to the peer.
+    Switchover,
+    Connect {
+        /// Give up what this node wrote after a split brain and take the peer's copy.
+        #[serde(default)]
+        discard_my_data: bool,
+    },
+    Disconnect,
+    Events {
+        /// Only events with a larger sequence number.
+        #[serde(default)]
+        after: u64,
+        /// Keep the connection and send new events as they happen.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// Drain and end.
+    Down,
+}
+
+/// One line to a client.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AnswerLine {
+    pub schema: u32,
+    pub answer: Answer,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It is done; one line for a person.
+    Done(String),
+    Status(Box<Status>),
+    Event(EventRecord),
+    Failure(Failure),
+}
+
+impl Answer {
+    /// The line without its newline.
+    pub fn line(self) -> String {
+        let line = AnswerLine { schema: SCHEMA, answer: self };
+        serde_json::to_string(&line).expect("an answer has only string keys")
+    }
+}
+
+/// Something that happened, worth telling a person. `event` is a stable key; `text` is for reading.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EventRecord {
+    pub schema: u32,
+    /// Counts up by one from 1 for as long as the daemon runs.
+    pub sequence: u64,
+    pub unix_milliseconds: u64,
+    pub node: String,
+    pub event: String,
+    pub text: String,
+}
+
+/// One word for the state of the volume, worst last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Served, every copy up to date, and a failover is possible.
+    Healthy,
+    /// No node is primary: nothing is wrong, nothing is served.
+    Inactive,
+    /// Served while one copy is being brought up to date.
+    Resyncing,
+    /// Served or servable from one copy only.
+    Degraded,
+    /// A primary holds its initiators' writes until it may answer them.
+    Suspended,
+    /// Both copies have writes of their own; a person must choose.
+    SplitBrain,
+    /// This node's copy cannot be used.
+    Failed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Primary,
+    Secondary,
+    /// The peer has not said.
+    Unknown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskState {
+    UpToDate,
+    Consistent,
+    Inconsistent,
+    Outdated,
+    Diskless,
+    Unknown,
+}
+
+/// How initiators' requests are treated here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Service {
+    Closed,
+    /// A volume without a peer.
+    Standalone,
+    /// Requests wait.
+    Held,
+    /// Served; the peer's copy is not current.
+    Alone,
+    /// Served; an answer means both copies.
+    Both,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    /// The volume has no peer.
+    None,
+    Connecting,
+    Connected,
+    /// Kept apart by `twinlun disconnect`.
+    Disconnected,
+    /// The nodes met and must not work together; `link_reason` says why.
+    Refused,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub name: String,
+    pub role: Role,
+    pub disk: DiskState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncDirection {
+    /// This node sends.
+    Source,
+    /// This node receives.
+    Target,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ResyncStatus {
+    pub direction: SyncDirection,
+    /// Bytes that were out of sync when it began (at least what remains).
+    pub total_bytes: u64,
+    pub remaining_bytes: u64,
+    pub rate_bytes_per_second: u64,
+    /// `None` while nothing moves.
+    pub eta_seconds: Option<u64>,
+    /// Seconds since the last progress.
+    pub stalled_seconds: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ArbiterStatus {
+    pub kind: String,
+    /// Did it answer the last time it was asked?
+    pub reachable: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionStatus {
+    pub initiator: String,
+    pub address: String,
+}
+
+/// The state of the volume as one node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub schema: u32,
+    pub version: String,
+    pub volume: String,
+    pub health: Health,
+    pub node: NodeStatus,
+    pub peer: Option<NodeStatus>,
+    pub size_bytes: u64,
+    pub service: Service,
+    pub link: LinkState,
+    pub link_reason: Option<String>,
+    /// Seconds since the link was last up (or since the daemon began), while it is not.
+    pub link_down_seconds: Option<u64>,
+    pub epoch: u64,
+    /// Names of the nodes whose copies hold every acknowledged write, by the newest record this node knows.
+    pub in_sync: Vec<String>,
+    pub out_of_sync_bytes: u64,
+    pub resync: Option<ResyncStatus>,
+    pub arbiter: Option<ArbiterStatus>,
+    pub sessions: Vec<SessionStatus>,
+    pub uptime_seconds: u64,
+    /// What a person should do now, if anything.
+    pub next: Option<String>,
+}
+
+impl Status {
+    /// The node that is primary, as far as this node knows.
+    pub fn primary(&self) -> Option<&NodeStatus> {
+        [Some(&self.node), self.peer.as_ref()].into_iter().flatten().find(|node| node.role == Role::Primary)
+    }
+
+    /// Fills in `health` and `next` from everything else, the only place where they are decided.
+    pub fn judge(mut self) -> Self {
+        self.health = self.judged_health();
+        self.next = self.next_step();
+        self
+    }
+
+    fn judged_health(&self) -> Health {
+        let peer_current = self.peer.as_ref().is_none_or(|peer| peer.disk == DiskState::UpToDate);
+        if self.node.disk == DiskState::Diskless && self.link != LinkState::Connected {
+            Health::Failed
+        } else if self.link == LinkState::Refused {
+            Health::SplitBrain
+        } else if self.service == Service::Held {
+            Health::Suspended
+        } else if self.resync.is_some() {
+            Health::Resyncing
+        } else if self.link != LinkState::None && self.link != LinkState::Connected {
+            Health::Degraded
+        } else if self.primary().is_none() {
+            Health::Inactive
+        } else if self.node.disk != DiskState::UpToDate || !peer_current {
+            Health::Degraded
+        } else {
+            Health::Healthy
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        let here = &self.node.name;
+        let there = self.peer.as_ref().map_or("the peer", |peer| peer.name.as_str());
+        let manual = self.arbiter.as_ref().is_some_and(|arbiter| arbiter.kind == "manual");
+        match self.health {
+            Health::Healthy | Health::Resyncing => None,
+            Health::Failed => Some(format!(
+                "this copy is out of use: replace the disk of {here}, then twinlun init and twinlun up; {there} keeps the data"
+            )),
+            Health::SplitBrain => Some(format!(
+                "see twinlun events; on the node whose newer writes may go: twinlun connect --discard-my-data"
+            )),
+            Health::Suspended if manual => Some(format!(
+                "writes wait for {there}: bring it back, or power it off for good and run twinlun promote --force --i-have-fenced {there}"
+            )),
+            Health::Suspended => Some(format!("writes wait: bring {there} or the arbiter back; see twinlun events")),
+            Health::Inactive if self.node.disk == DiskState::UpToDate => {
+                Some("nothing is served: twinlun promote on one node".to_owned())
+            }
+            Health::Inactive => Some(
+                "the copies have never been in sync: twinlun promote --seed on the node whose data is to be kept"
+                    .to_owned(),
+            ),
+            Health::Degraded if self.link == LinkState::Disconnected => {
+                Some("twinlun connect brings the copies together again".to_owned())
+            }
+            Health::Degraded if self.link == LinkState::Connecting => {
+                Some(format!("start {there} or mend the replication network"))
+            }
+            Health::Degraded => Some("see twinlun events".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::failure::FailureKind;
+
+    #[test]
+    fn lines_are_stable() {
+        let line = r#"{"schema":1,"request":{"verb":"promote","seed":true}}"#;
+        let request = Request::Promote { seed: true, fenced: None };
+        let read: RequestLine = serde_json::from_str(line).expect("a request");
+        assert_eq!(read, RequestLine { schema: 1, request });
+        for bad in [
+            r#"{"schema":1,"request":{"verb":"promote","sed":true}}"#,
+            r#"{"schema":1,"request":{"verb":"format"}}"#,
+            r#"{"schema":1,"request":{"verb":"status"},"extra":1}"#,
+        ] {
+            assert!(serde_json::from_str::<RequestLine>(bad).is_err(), "{bad}");
+        }
+        let failure = Failure::new(FailureKind::TimedOut, "what", "next");
+        assert_eq!(
+            Answer::Failure(failure).line(),
+            r#"{"schema":1,"answer":{"failure":{"kind":"timed_out","what":"what","next":"next"}}}"#
+        );
+        assert_eq!(Answer::Done("ok".into()).line(), r#"{"schema":1,"answer":{"done":"ok"}}"#);
+    }
+}
