@@ -43,13 +43,12 @@ const ROOMS: &[Room] = &[
     room("manual", PURE, &[]),
     room("sim", MACHINE, PURE_ROOMS),
     room("engine", MACHINE, PURE_ROOMS),
-    room("cli", MACHINE, &["units", "time", "arbitration"]),
+    room("cli", MACHINE, &["daemon", "units", "time"]),
     room(
         "daemon",
         MACHINE,
         &[
             "engine",
-            "cli",
             "units",
             "time",
             "block",

@@ -272,9 +272,10 @@ impl Status {
             Health::Failed => Some(format!(
                 "this copy is out of use: replace the disk of {here}, then twinlun init and twinlun up; {there} keeps the data"
             )),
-            Health::SplitBrain => Some(format!(
+            Health::SplitBrain => Some(
                 "see twinlun events; on the node whose newer writes may go: twinlun connect --discard-my-data"
-            )),
+                    .to_owned(),
+            ),
             Health::Suspended if manual => Some(format!(
                 "writes wait for {there}: bring it back, or power it off for good and run twinlun promote --force --i-have-fenced {there}"
             )),

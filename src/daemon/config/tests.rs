@@ -1,3 +1,5 @@
+//! The file as people write it, and as they get it wrong.
+
 use std::path::Path;
 use std::time::Duration;
 
