@@ -5,6 +5,10 @@
 //! `volume`) and any knowledge of a protocol field.
 
 pub mod api;
+pub mod arbiter;
 pub mod config;
+pub mod control;
+pub mod events;
 pub mod failure;
 pub mod probe;
+pub mod progress;
