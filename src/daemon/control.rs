@@ -193,7 +193,7 @@ fn ask(desk: &Desk, request: Request) -> Answer {
 /// Events end with a line `{"done": …}` when they are not followed.
 fn tell_events(stream: &UnixStream, desk: &Desk, after: u64, follow: bool) -> io::Result<()> {
     let mut last = after;
-    let mut out = &*stream;
+    let mut out = stream;
     for event in desk.events.after(last) {
         last = event.sequence;
         send(&mut out, Answer::Event(event))?;

@@ -4,9 +4,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::api::{EventRecord, SCHEMA};
+use super::clock;
 
 /// Events kept.
 pub const EVENTS_MAX: usize = 1000;
@@ -53,13 +54,12 @@ impl EventLog {
             Weight::Info => log::info!("event={event} {text}"),
             Weight::Warning => log::warn!("event={event} {text}"),
         }
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut ring = self.lock();
         ring.newest += 1;
         let record = EventRecord {
             schema: SCHEMA,
             sequence: ring.newest,
-            unix_milliseconds: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+            unix_milliseconds: clock::unix_milliseconds(),
             node: self.node.clone(),
             event: event.to_owned(),
             text,

@@ -6,9 +6,12 @@
 
 pub mod api;
 pub mod arbiter;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod events;
 pub mod failure;
+pub mod identity;
+pub mod init;
 pub mod probe;
 pub mod progress;

@@ -60,6 +60,8 @@ pub struct VolumeConfig {
     pub lanes: u16,
     /// Bytes of the volume; `None`: all that the disk has.
     pub size: Option<u64>,
+    /// Logical block size that initiators see, 512 or 4096; `None`: the disk's own.
+    pub block_size: Option<u32>,
 }
 
 /// `[target]`: what an initiator sees. The same on both nodes (S4).
@@ -197,7 +199,7 @@ impl Config {
 }
 
 fn read_volume(root: &Section<'_>) -> Result<VolumeConfig, ConfigError> {
-    let section = section(root, "volume", &["name", "lanes", "size"])?;
+    let section = section(root, "volume", &["name", "lanes", "size", "block_size"])?;
     let name = section.require("name", "\"vol1\"")?.parse(name)?;
     let lanes = match section.get("lanes") {
         Some(item) => item.integer(1..u64::from(LANES_MAX) + 1)? as u16,
@@ -213,7 +215,15 @@ fn read_volume(root: &Section<'_>) -> Result<VolumeConfig, ConfigError> {
         }
         None => None,
     };
-    Ok(VolumeConfig { name, lanes, size })
+    let block_size = match section.get("block_size") {
+        Some(item) => Some(match item.integer(0..1 << 20)? {
+            512 => 512,
+            4096 => 4096,
+            other => return Err(item.error(format!("blocks have 512 or 4096 bytes, not {other}"))),
+        }),
+        None => None,
+    };
+    Ok(VolumeConfig { name, lanes, size, block_size })
 }
 
 fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {

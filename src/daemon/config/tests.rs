@@ -62,7 +62,7 @@ fn broken(text: &str, from: &str, to: &str) -> String {
 #[test]
 fn a_pair_is_read_in_the_order_of_ids() {
     let config = parse(PAIR).expect("the file is right");
-    assert_eq!(config.volume, VolumeConfig { name: "vol1".into(), lanes: 8, size: None });
+    assert_eq!(config.volume, VolumeConfig { name: "vol1".into(), lanes: 8, size: None, block_size: None });
     assert_eq!(config.target.portals, ["10.0.0.100:3260".parse().expect("an address")]);
     assert_eq!(config.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["stor-a", "stor-b"]);
     assert_eq!(config.nodes[1].cpus, [2, 3]);
@@ -106,7 +106,10 @@ fn a_misspelt_key_is_named_with_its_line_and_the_right_one() {
     let error = broken(PAIR, "disk = \"/dev/sdb\"", "disc = \"/dev/sdb\"");
     assert_eq!(error, "t.toml:20: node.stor-b.disc: unknown key; did you mean \"disk\"?");
     let error = broken(PAIR, "lanes = 8", "frobnicate = 8");
-    assert_eq!(error, "t.toml:4: volume.frobnicate: unknown key; the keys here are name, lanes, size");
+    assert_eq!(
+        error,
+        "t.toml:4: volume.frobnicate: unknown key; the keys here are name, lanes, size, block_size"
+    );
 }
 
 #[test]
@@ -114,6 +117,7 @@ fn wrong_values_say_where_and_what_would_be_right() {
     let cases = [
         ("lanes = 8", "lanes = 65", "t.toml:4: volume.lanes: 65 is outside 1..=64"),
         ("lanes = 8", "lanes = \"8\"", "t.toml:4: volume.lanes: a whole number is wanted"),
+        ("lanes = 8", "block_size = 1024", "512 or 4096 bytes, not 1024"),
         ("name = \"vol1\"", "name = \"a/b\"", "is not a usable name"),
         ("name = \"vol1\"\n", "", "volume: key \"name\" is missing"),
         ("iqn.2026-11.example:vol1", "iqn.2026-13.example:vol1", "target.iqn: \"iqn.2026-13"),
