@@ -24,7 +24,7 @@ pub struct LogicalUnit {
     pub physical_block_shift: u8,
     /// Does a disk of either node keep written data in a cache that a power loss empties? Sets WCE.
     pub volatile_cache: bool,
-    /// Most bytes of one READ or WRITE; a multiple of the block size.
+    /// Most bytes of one READ or WRITE; a multiple of the block size and not zero.
     pub max_transfer_bytes: u32,
 }
 

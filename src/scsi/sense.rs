@@ -69,7 +69,6 @@ additional_sense! {
     REPORTED_LUNS_DATA_HAS_CHANGED 0x3F 0x0E,
     INTERNAL_TARGET_FAILURE 0x44 0x00,
     PROTOCOL_SERVICE_CRC_ERROR 0x47 0x05,
-    SNACK_REJECTED 0x47 0x03,
 }
 
 /// Where in the CDB or in the parameter list the error is (SPC-4 §4.5.2.4.2).

@@ -204,7 +204,7 @@ impl Target {
         data_in: &mut Vec<u8>,
     ) -> Result<Outcome, SenseData> {
         let pending = &mut nexus.attentions[usize::from(lu.0)];
-        if !pending.is_empty() && !passes_attention(cdb) {
+        if !pending.is_empty() && !is_always_allowed(cdb) {
             if let Some(attention) = pending.take() {
                 return Err(attention.sense());
             }
@@ -259,7 +259,7 @@ impl Target {
             Ok(Command::RequestSense { descriptor_format, allocation }) => {
                 report_sense(&SenseData::LOGICAL_UNIT_NOT_SUPPORTED, descriptor_format, allocation, data_in);
             }
-            Err(sense) if leads_anywhere(cdb) => return Err(sense),
+            Err(sense) if is_always_allowed(cdb) => return Err(sense),
             _ => return Err(SenseData::LOGICAL_UNIT_NOT_SUPPORTED),
         }
         Ok(Outcome::Done)
@@ -304,13 +304,9 @@ impl Target {
     }
 }
 
-/// Commands that run in spite of a pending unit attention (SAM-5 §5.14.1).
-fn passes_attention(cdb: &[u8]) -> bool {
-    leads_anywhere(cdb)
-}
-
-/// INQUIRY, REPORT LUNS and REQUEST SENSE: allowed on any LUN and at any time.
-fn leads_anywhere(cdb: &[u8]) -> bool {
+/// INQUIRY, REPORT LUNS and REQUEST SENSE run on any LUN, present or absent, and in spite of a pending unit attention
+/// (SAM-5 §5.14.1).
+fn is_always_allowed(cdb: &[u8]) -> bool {
     matches!(cdb.first(), Some(0x03 | 0x12 | 0xA0))
 }
 

@@ -4,7 +4,10 @@ use super::*;
 use crate::units::{BlockRange, Geometry, Lba};
 
 mod access;
+mod decoding;
+mod parameters;
 mod routing;
+mod sense;
 
 /// LUN 0 in peripheral addressing.
 const LUN0: [u8; 8] = [0; 8];
