@@ -36,7 +36,8 @@ pub enum FrameKind {
     /// Sync source → target: the data of out-of-sync blocks.
     ResyncData = 7,
     ResyncAck = 8,
-    /// Sync target → source: runs of out-of-sync blocks of one lane (payload), [`FLAG_LAST`] on the last.
+    /// Sync source → target, without payload: tell the next runs of out-of-sync blocks of the lane. Target → source: the
+    /// runs, [`FLAG_LAST`] on the last frame.
     Bitmap = 9,
     /// Control link: one encoded [`Control`](super::control::Control) message as payload.
     Control = 16,

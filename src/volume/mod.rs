@@ -1,4 +1,12 @@
 //! The replicated volume: what happens to a request between the SCSI command and the two disks.
 
 pub mod effect;
+mod follower;
+pub mod lane;
 pub mod messages;
+pub mod mutant;
+pub mod part;
+mod posture;
+mod primary;
+mod resync;
+mod work;

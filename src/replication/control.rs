@@ -1,0 +1,320 @@
+//! Messages of the control link: how two coordinators meet and what they agree on. Small, fixed layouts,
+//! little-endian, one tag byte in front; a message with bytes left over is refused.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::arbitration::{Epoch, RECORD_BYTES, Record};
+use crate::storage::{DiskFlags, GENERATION_HISTORY, Generations};
+use crate::units::{Geometry, NodeId};
+use crate::wire::{Reader, Short, Writer};
+
+/// What must be copied to the following node before it is in sync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copy {
+    Nothing,
+    /// What either node's bitmap marks.
+    Bitmap,
+    Everything,
+}
+
+/// What a node says of itself when a session begins. Both sides decide from the same two of these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerState {
+    pub node: NodeId,
+    pub geometry: Geometry,
+    pub generations: Generations,
+    pub record: Record,
+    pub flags: DiskFlags,
+    pub primary: bool,
+    /// Blocks this node's bitmap marks.
+    pub dirty_blocks: u64,
+    /// Lost power with a volatile cache while the other node may have gone on: may lack acknowledged writes.
+    pub suspect: bool,
+    /// The operator said that this node's data may be discarded.
+    pub discard: bool,
+}
+
+/// A control message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    State(PeerState),
+    /// The sender leads from `epoch` on; follow, and expect `copy`.
+    Lead {
+        epoch: Epoch,
+        record: Record,
+        copy: Copy,
+    },
+    /// The sender has taken up the following posture on all its shards.
+    Following,
+    /// The source has copied everything: these are its generations.
+    SyncDone {
+        generations: Generations,
+    },
+    /// The target has recorded that it is in sync.
+    SyncDoneAck,
+    /// The record changed; `idle`: and the sender does not lead any more.
+    Commit {
+        record: Record,
+        idle: bool,
+    },
+    /// Planned switchover: the receiver is to lead.
+    Handover {
+        record: Record,
+    },
+    Ping,
+    Pong,
+    /// The sender ends the session on purpose.
+    Bye {
+        reason: ByeReason,
+    },
+}
+
+/// Why a session is ended on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ByeReason {
+    Stopping = 1,
+    Disconnected = 2,
+    DiskFailed = 3,
+    Refused = 4,
+}
+
+/// The message's bytes do not make sense.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControlError {
+    Short,
+    TooLong(usize),
+    UnknownTag(u8),
+    BadField(&'static str),
+}
+
+impl core::fmt::Display for ControlError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Short => write!(f, "control message ends too early"),
+            Self::TooLong(left) => write!(f, "control message has {left} bytes too many"),
+            Self::UnknownTag(tag) => write!(f, "control message {tag} is not known to this release"),
+            Self::BadField(field) => write!(f, "control message with an impossible {field}"),
+        }
+    }
+}
+
+impl core::error::Error for ControlError {}
+
+impl From<Short> for ControlError {
+    fn from(_: Short) -> Self {
+        Self::Short
+    }
+}
+
+/// Longest encoded message.
+pub const CONTROL_BYTES_MAX: usize = 256;
+
+impl Control {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; CONTROL_BYTES_MAX];
+        let mut out = Writer::new(&mut bytes);
+        self.write(&mut out).expect("every message fits");
+        let len = out.position();
+        bytes.truncate(len);
+        bytes
+    }
+
+    fn write(&self, out: &mut Writer<'_>) -> Result<(), Short> {
+        match self {
+            Self::State(state) => {
+                out.u8(1)?;
+                state.write(out)
+            }
+            Self::Lead { epoch, record, copy } => {
+                out.u8(2)?;
+                out.u64_le(epoch.0)?;
+                out.bytes(&record.encode())?;
+                out.u8(match copy {
+                    Copy::Nothing => 0,
+                    Copy::Bitmap => 1,
+                    Copy::Everything => 2,
+                })
+            }
+            Self::Following => out.u8(3),
+            Self::SyncDone { generations } => {
+                out.u8(4)?;
+                write_generations(generations, out)
+            }
+            Self::SyncDoneAck => out.u8(5),
+            Self::Commit { record, idle } => {
+                out.u8(6)?;
+                out.bytes(&record.encode())?;
+                out.u8(u8::from(*idle))
+            }
+            Self::Handover { record } => {
+                out.u8(7)?;
+                out.bytes(&record.encode())
+            }
+            Self::Ping => out.u8(8),
+            Self::Pong => out.u8(9),
+            Self::Bye { reason } => {
+                out.u8(10)?;
+                out.u8(*reason as u8)
+            }
+        }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, ControlError> {
+        let mut reader = Reader::new(bytes);
+        let message = Self::read(&mut reader)?;
+        match reader.rest().len() {
+            0 => Ok(message),
+            left => Err(ControlError::TooLong(left)),
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, ControlError> {
+        Ok(match reader.u8()? {
+            1 => Self::State(PeerState::read(reader)?),
+            2 => {
+                let epoch = Epoch(reader.u64_le()?);
+                let record = read_record(reader)?;
+                let copy = match reader.u8()? {
+                    0 => Copy::Nothing,
+                    1 => Copy::Bitmap,
+                    2 => Copy::Everything,
+                    _ => return Err(ControlError::BadField("copy")),
+                };
+                Self::Lead { epoch, record, copy }
+            }
+            3 => Self::Following,
+            4 => Self::SyncDone { generations: read_generations(reader)? },
+            5 => Self::SyncDoneAck,
+            6 => Self::Commit { record: read_record(reader)?, idle: read_bool(reader, "idle flag")? },
+            7 => Self::Handover { record: read_record(reader)? },
+            8 => Self::Ping,
+            9 => Self::Pong,
+            10 => Self::Bye {
+                reason: match reader.u8()? {
+                    1 => ByeReason::Stopping,
+                    2 => ByeReason::Disconnected,
+                    3 => ByeReason::DiskFailed,
+                    4 => ByeReason::Refused,
+                    _ => return Err(ControlError::BadField("reason")),
+                },
+            },
+            tag => return Err(ControlError::UnknownTag(tag)),
+        })
+    }
+}
+
+impl PeerState {
+    fn write(&self, out: &mut Writer<'_>) -> Result<(), Short> {
+        out.u8(self.node.0)?;
+        out.u8(self.geometry.block_shift)?;
+        out.u64_le(self.geometry.blocks)?;
+        out.u16_le(self.geometry.lanes)?;
+        write_generations(&self.generations, out)?;
+        out.bytes(&self.record.encode())?;
+        out.u32_le(self.flags.bits())?;
+        out.u8(u8::from(self.primary))?;
+        out.u64_le(self.dirty_blocks)?;
+        out.u8(u8::from(self.suspect))?;
+        out.u8(u8::from(self.discard))
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, ControlError> {
+        let node = NodeId(reader.u8()?);
+        if node.0 > 1 {
+            return Err(ControlError::BadField("node"));
+        }
+        let block_shift = reader.u8()?;
+        let blocks = reader.u64_le()?;
+        let lanes = reader.u16_le()?;
+        Ok(Self {
+            node,
+            geometry: Geometry { block_shift, blocks, lanes },
+            generations: read_generations(reader)?,
+            record: read_record(reader)?,
+            flags: DiskFlags::from_bits(reader.u32_le()?).ok_or(ControlError::BadField("disk flags"))?,
+            primary: read_bool(reader, "role")?,
+            dirty_blocks: reader.u64_le()?,
+            suspect: read_bool(reader, "suspect flag")?,
+            discard: read_bool(reader, "discard flag")?,
+        })
+    }
+}
+
+fn read_bool(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, ControlError> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(ControlError::BadField(field)),
+    }
+}
+
+fn read_record(reader: &mut Reader<'_>) -> Result<Record, ControlError> {
+    Record::decode(reader.bytes(RECORD_BYTES)?).map_err(|_| ControlError::BadField("record"))
+}
+
+fn write_generations(generations: &Generations, out: &mut Writer<'_>) -> Result<(), Short> {
+    out.u64_le(generations.current)?;
+    out.u64_le(generations.base)?;
+    generations.history.iter().try_for_each(|&past| out.u64_le(past))
+}
+
+fn read_generations(reader: &mut Reader<'_>) -> Result<Generations, ControlError> {
+    let (current, base) = (reader.u64_le()?, reader.u64_le()?);
+    let mut history = [0; GENERATION_HISTORY];
+    for past in &mut history {
+        *past = reader.u64_le()?;
+    }
+    Ok(Generations { current, base, history })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbitration::NodeSet;
+
+    fn messages() -> Vec<Control> {
+        let record = Record { epoch: Epoch(3), primary: Some(NodeId(1)), in_sync: NodeSet::BOTH, nonce: 9 };
+        let mut generations = Generations::new(5);
+        generations.go_alone(6);
+        let state = PeerState {
+            node: NodeId(1),
+            geometry: Geometry { block_shift: 12, blocks: 4096, lanes: 4 },
+            generations,
+            record,
+            flags: DiskFlags { sync_target: true, ..DiskFlags::default() },
+            primary: true,
+            dirty_blocks: 77,
+            suspect: false,
+            discard: true,
+        };
+        vec![
+            Control::State(state),
+            Control::Lead { epoch: Epoch(4), record, copy: Copy::Everything },
+            Control::Following,
+            Control::SyncDone { generations },
+            Control::SyncDoneAck,
+            Control::Commit { record, idle: true },
+            Control::Handover { record },
+            Control::Ping,
+            Control::Pong,
+            Control::Bye { reason: ByeReason::DiskFailed },
+        ]
+    }
+
+    #[test]
+    fn messages_survive_the_wire_and_short_ones_do_not() {
+        for message in messages() {
+            let bytes = message.encode();
+            assert_eq!(Control::decode(&bytes), Ok(message));
+            for len in 0..bytes.len() {
+                assert!(Control::decode(&bytes[..len]).is_err(), "{message:?} cut to {len}");
+            }
+            let mut longer = bytes.clone();
+            longer.push(0);
+            assert_eq!(Control::decode(&longer), Err(ControlError::TooLong(1)));
+        }
+        assert_eq!(Control::decode(&[200]), Err(ControlError::UnknownTag(200)));
+    }
+}

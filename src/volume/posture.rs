@@ -1,0 +1,175 @@
+//! Taking up a posture: what happens to everything in hand when the coordinator decides anew.
+
+use crate::block::BlockStatus;
+
+use crate::time::Instant;
+
+use super::effect::{Effect, Outbox};
+use super::messages::{LinkRole, Posture, Service, SyncRole};
+use super::part::Part;
+use super::work::{Half, Kind, Stage};
+
+impl Part {
+    pub(super) fn take_up(&mut self, _now: Instant, posture: Posture, out: &mut Outbox) {
+        assert!(posture.serial > self.posture.serial, "postures come in order");
+        assert!(posture.link == LinkRole::Off || posture.peer_shards > 0);
+        let old = core::mem::replace(&mut self.posture, posture);
+        self.settled = false;
+        let link_changed = old.session != posture.session || old.link != posture.link;
+        if link_changed && old.link == LinkRole::Lead {
+            self.lose_peer(out);
+        }
+        if link_changed && old.link == LinkRole::Follow {
+            self.orphan_peer_works(out);
+        }
+        match posture.sync {
+            SyncRole::Source { full } if link_changed || !matches!(old.sync, SyncRole::Source { .. }) => {
+                self.begin_source(full, out);
+            }
+            SyncRole::Target if link_changed || old.sync != SyncRole::Target => self.reset_sync(),
+            SyncRole::None if old.sync != SyncRole::None => self.reset_sync(),
+            _ => {}
+        }
+        match posture.service {
+            Service::Held => {}
+            Service::Closed => self.close(out),
+            Service::Standalone | Service::Alone | Service::Both => self.resume(out),
+        }
+    }
+
+    /// The peer that this node led is out. Whatever it may lack is marked now, while the activity log still covers it;
+    /// whether the waiting requests may be answered without it is for the next posture to say.
+    fn lose_peer(&mut self, out: &mut Outbox) {
+        let stable = self.flushes.stable();
+        for lane in &mut self.lanes {
+            lane.mark_unstable_out_of_sync(stable);
+        }
+        for slot in 0..self.works.slots() {
+            if !self.works.is_live(slot) {
+                continue;
+            }
+            let work = *self.works.get(slot);
+            match work.kind {
+                Kind::Write { .. } if work.peer != Half::Idle => {
+                    self.works.get_mut(slot).peer = Half::Lost;
+                    self.lanes[usize::from(work.lane)].mark_out_of_sync(work.range);
+                }
+                // No confirmation of the old session counts for a read.
+                Kind::Read => self.works.get_mut(slot).number = u64::MAX,
+                Kind::Resync => self.abandon_resync_run(slot, out),
+                _ => {}
+            }
+        }
+        self.reset_sync();
+        self.confirmations.reset();
+        self.confirm_waiters.clear();
+        if let Some(group) = self.flushes.drop_peer() {
+            self.on_stable(group, out);
+        }
+    }
+
+    fn abandon_resync_run(&mut self, slot: u32, out: &mut Outbox) {
+        let work = self.works.get_mut(slot);
+        work.orphan = true;
+        let lane = usize::from(work.lane);
+        match work.stage {
+            Stage::Running if work.local == Half::Pending => {}
+            Stage::Running => self.end_resync_run(slot, out),
+            _ => {
+                let mut ready = alloc::vec::Vec::new();
+                self.lanes[lane].conflicts.forget_waiting(slot, &mut ready);
+                let work = self.works.remove(slot);
+                self.resync_free.push(work.buf.expect("a resync run has a buffer").buf);
+                self.run_ready(&ready, out);
+            }
+        }
+    }
+
+    /// The leader is gone: what waits is dropped unacknowledged, what is at the disk finishes without an answer.
+    fn orphan_peer_works(&mut self, out: &mut Outbox) {
+        for slot in 0..self.works.slots() {
+            if !self.works.is_live(slot) || !self.works.get(slot).kind.is_peer() {
+                continue;
+            }
+            let work = self.works.get_mut(slot);
+            if work.stage == Stage::Running {
+                work.orphan = true;
+                continue;
+            }
+            // Those set free by this are peer works too, still to come in this walk: none of them starts.
+            let lane = usize::from(work.lane);
+            let mut ready = alloc::vec::Vec::new();
+            if !self.lanes[lane].conflicts.forget_waiting(slot, &mut ready) {
+                self.lanes[lane].conflicts.release(slot, &mut ready);
+            }
+            let work = self.works.remove(slot);
+            out.push(Effect::Free(work.buf.expect("the peer's writes carry data").buf));
+        }
+    }
+
+    /// The node does not serve: requests that have not reached a disk are refused, the others finish.
+    fn close(&mut self, out: &mut Outbox) {
+        self.parked.clear();
+        for slot in 0..self.works.slots() {
+            if self.works.is_live(slot) && self.works.get(slot).kind.is_request() {
+                self.close_request(slot, out);
+            }
+        }
+    }
+
+    fn close_request(&mut self, slot: u32, out: &mut Outbox) {
+        let work = *self.works.get(slot);
+        let lane = usize::from(work.lane);
+        match (work.stage, work.kind) {
+            (Stage::Parked, _) => self.complete(slot, BlockStatus::NotServing, out),
+            (Stage::Running, Kind::Flush) => {
+                self.flush_waiters.retain(|&waiter| waiter != slot);
+                self.complete(slot, BlockStatus::NotServing, out);
+            }
+            (Stage::Running, _) => self.try_finish(slot, out),
+            (Stage::Conflict, _) => {
+                let mut ready = alloc::vec::Vec::new();
+                let waited = self.lanes[lane].conflicts.forget_waiting(slot, &mut ready);
+                assert!(waited, "a request in conflict waits in its lane");
+                self.complete(slot, BlockStatus::NotServing, out);
+                self.run_ready(&ready, out);
+            }
+            (Stage::Log, _) => {
+                let waited = self.lanes[lane].forget_waiter(slot);
+                assert!(waited, "a request that waits for the log is in one of the lists");
+                self.refuse_holder(slot, out);
+            }
+            (Stage::Ready, _) => self.refuse_holder(slot, out),
+        }
+    }
+
+    /// The node serves (again).
+    fn resume(&mut self, out: &mut Outbox) {
+        let both = self.posture.service == Service::Both;
+        for slot in 0..self.works.slots() {
+            if !self.works.is_live(slot) {
+                continue;
+            }
+            let work = *self.works.get(slot);
+            if work.stage != Stage::Running || !matches!(work.kind, Kind::Read | Kind::Write { .. }) {
+                continue;
+            }
+            if both && work.kind == Kind::Read {
+                self.ask_confirmation(slot, out);
+            }
+            self.try_finish(slot, out);
+        }
+        let parked = core::mem::take(&mut self.parked);
+        for slot in parked {
+            let work = *self.works.get(slot);
+            match (work.stage, work.kind) {
+                (Stage::Parked, _) => self.start(slot, out),
+                (Stage::Ready, Kind::Write { .. }) if work.number == 1 => self.issue_write(slot, out),
+                (Stage::Ready, _) => self.begin(slot, out),
+                (stage, _) => unreachable!("parked in stage {stage:?}"),
+            }
+        }
+        let stable = self.flushes.stable();
+        self.on_stable(stable, out);
+    }
+}

@@ -1,0 +1,336 @@
+//! Initiators' requests on the node that serves (DESIGN §4, hops 4 to 8).
+//!
+//! A write: its range, then its extent hot on disk, then the local disk and the peer at the same time, then the answer
+//! when both have it. A read: its range, then the local disk and, beside it, the peer's confirmation that this node
+//! still leads. A flush: both devices, begun after it came.
+
+use crate::block::{BlockOp, BlockRequest, BlockStatus};
+use crate::replication::conflict_set::Access;
+use crate::replication::flush_group::NotBegun;
+use crate::replication::frame::{FLAG_FUA, FrameHeader, FrameKind, FrameStatus};
+use crate::replication::receiver::Payload;
+use crate::time::Instant;
+use crate::units::LaneId;
+
+use super::effect::{Effect, LinkNo, OpId, Outbox};
+use super::lane::Touch;
+use super::messages::{LinkFault, LinkRole, Service};
+use super::mutant::Mutant;
+use super::part::Part;
+use super::work::{Half, Kind, Stage, Work};
+
+impl Part {
+    pub(super) fn accept_request(&mut self, request: BlockRequest, out: &mut Outbox) {
+        let (kind, lane) = match request.op {
+            BlockOp::Read => (Kind::Read, self.lane_of(request.range.start)),
+            BlockOp::Write { fua } => (Kind::Write { fua }, self.lane_of(request.range.start)),
+            BlockOp::Flush => (Kind::Flush, 0),
+        };
+        if kind != Kind::Flush {
+            assert!(
+                self.lanes[usize::from(lane)].owns(request.range),
+                "requests are cut and checked by the target"
+            );
+            assert!(request.buf.is_some(), "reads and writes carry a buffer");
+        }
+        let work = Work {
+            id: request.id,
+            origin: request.origin,
+            ..Work::new(kind, lane, request.range, request.buf)
+        };
+        let slot = self.works.insert(work);
+        match self.posture.service {
+            Service::Closed => self.complete(slot, BlockStatus::NotServing, out),
+            Service::Held => self.park(slot, Stage::Parked),
+            Service::Standalone | Service::Alone | Service::Both => self.start(slot, out),
+        }
+    }
+
+    fn lane_of(&self, lba: crate::units::Lba) -> u16 {
+        let geometry = &self.config.geometry;
+        self.lane_index(geometry.lane_of(geometry.extent_of(lba)))
+    }
+
+    /// First look at a request while the node serves.
+    pub(super) fn start(&mut self, slot: u32, out: &mut Outbox) {
+        let work = *self.works.get(slot);
+        if work.kind == Kind::Flush {
+            self.works.get_mut(slot).stage = Stage::Running;
+            self.works.get_mut(slot).number = self.flushes.want();
+            self.flush_waiters.push(slot);
+            return;
+        }
+        let access = if work.kind == Kind::Read { Access::Shared } else { Access::Exclusive };
+        if self.lanes[usize::from(work.lane)].conflicts.admit(slot, work.range, access) {
+            self.begin(slot, out);
+        } else {
+            self.works.get_mut(slot).stage = Stage::Conflict;
+        }
+    }
+
+    /// The request has its range.
+    pub(super) fn begin(&mut self, slot: u32, out: &mut Outbox) {
+        match self.posture.service {
+            Service::Held => return self.park(slot, Stage::Ready),
+            Service::Closed => return self.refuse_holder(slot, out),
+            Service::Standalone | Service::Alone | Service::Both => {}
+        }
+        if self.works.get(slot).kind == Kind::Read {
+            self.issue_read(slot, out)
+        } else {
+            self.begin_write(slot, out)
+        }
+    }
+
+    fn issue_read(&mut self, slot: u32, out: &mut Outbox) {
+        let op = self.works.name(slot);
+        let len = self.config.geometry.range_bytes(self.works.get(slot).range) as u32;
+        let work = self.works.get_mut(slot);
+        work.stage = Stage::Running;
+        work.local = Half::Pending;
+        let to = work.buf.expect("reads carry a buffer");
+        out.push(Effect::DiskRead { op, offset: self.config.geometry.offset(work.range.start), to, len });
+        self.stats.reads += 1;
+        self.stats.read_bytes += u64::from(len);
+        if self.posture.service == Service::Both {
+            self.ask_confirmation(slot, out);
+        }
+    }
+
+    pub(super) fn ask_confirmation(&mut self, slot: u32, out: &mut Outbox) {
+        let (number, begin) = self.confirmations.want();
+        self.works.get_mut(slot).number = number;
+        if begin {
+            self.send_confirm(number, out);
+        }
+    }
+
+    fn send_confirm(&self, number: u64, out: &mut Outbox) {
+        let mut header = FrameHeader::new(FrameKind::Confirm, LaneId(0), self.posture.epoch);
+        header.value = number;
+        out.push(Effect::LinkSend { link: self.any_link(), header, payload: None });
+    }
+
+    /// The write has its range; its extent must be hot on disk before anything of it leaves.
+    pub(super) fn begin_write(&mut self, slot: u32, out: &mut Outbox) {
+        let work = *self.works.get(slot);
+        if self.posture.service == Service::Standalone {
+            return self.issue_write(slot, out);
+        }
+        let skip = self.config.mutants.has(Mutant::SkipActivityLogWait);
+        let lane = &mut self.lanes[usize::from(work.lane)];
+        match lane.touch(work.range) {
+            Touch::Full => {
+                lane.wait_for_room(slot);
+                self.works.get_mut(slot).stage = Stage::Log;
+                return;
+            }
+            Touch::Wait { page, write } if !skip => {
+                lane.write_begins(work.range);
+                lane.wait_for_log(slot, page, write);
+                self.works.get_mut(slot).stage = Stage::Log;
+                self.works.get_mut(slot).number = 1;
+                return;
+            }
+            Touch::Hot | Touch::Wait { .. } => lane.write_begins(work.range),
+        }
+        self.works.get_mut(slot).number = 1;
+        self.issue_write(slot, out);
+    }
+
+    /// The write's extent is hot on disk (`number == 1`: the write is counted there): both copies, at once.
+    pub(super) fn issue_write(&mut self, slot: u32, out: &mut Outbox) {
+        match self.posture.service {
+            Service::Held => return self.park(slot, Stage::Ready),
+            Service::Closed => return self.refuse_holder(slot, out),
+            Service::Standalone | Service::Alone | Service::Both => {}
+        }
+        let op = self.works.name(slot);
+        let geometry = self.config.geometry;
+        let (service, epoch) = (self.posture.service, self.posture.epoch);
+        let mirrored = self.posture.link == LinkRole::Lead;
+        assert!(mirrored || service != Service::Both, "both copies means a link");
+        let work = self.works.get_mut(slot);
+        let Kind::Write { fua: asked } = work.kind else { unreachable!("a write") };
+        work.stage = Stage::Running;
+        work.local = Half::Pending;
+        work.peer = if mirrored { Half::Pending } else { Half::Idle };
+        work.epoch = epoch;
+        let work = *work;
+        let from = work.buf.expect("writes carry a buffer");
+        let len = geometry.range_bytes(work.range) as u32;
+        let lane = &mut self.lanes[usize::from(work.lane)];
+        if service == Service::Alone && !mirrored {
+            lane.mark_out_of_sync(work.range);
+        }
+        // Alone, write through: nobody else has it (D3).
+        let fua = asked || service == Service::Alone;
+        out.push(Effect::DiskWrite { op, offset: geometry.offset(work.range.start), from, len, fua });
+        if mirrored {
+            let mut header = FrameHeader::new(FrameKind::Write, lane.id, epoch);
+            header.flags = if asked { FLAG_FUA } else { 0 };
+            header.sequence = op.0;
+            header.lba = work.range.start;
+            header.blocks = work.range.count;
+            header.payload_len = len;
+            let link = self.link_of(self.lanes[usize::from(work.lane)].id);
+            out.push(Effect::LinkSend { link, header, payload: Some((from, len)) });
+        }
+        self.stats.writes += 1;
+        self.stats.written_bytes += u64::from(len);
+    }
+
+    pub(super) fn on_request_disk(&mut self, slot: u32, out: &mut Outbox) {
+        if self.works.get(slot).local == Half::Failed {
+            self.report_disk_fault(out);
+        }
+        self.try_finish(slot, out);
+    }
+
+    /// Answers a running read or write if nothing is missing any more. The question whether this node may answer is
+    /// asked here, beside the answer (S1).
+    pub(super) fn try_finish(&mut self, slot: u32, out: &mut Outbox) {
+        let work = *self.works.get(slot);
+        if work.local == Half::Pending {
+            return;
+        }
+        let status = match self.posture.service {
+            Service::Held => return,
+            Service::Closed if self.posture.wind_down && work.peer == Half::Pending => return,
+            Service::Closed => BlockStatus::NotServing,
+            // The only copy failed.
+            Service::Standalone | Service::Alone if work.local == Half::Failed => BlockStatus::MediumError,
+            Service::Standalone => BlockStatus::Good,
+            Service::Alone if work.peer == Half::Pending => return,
+            Service::Alone => BlockStatus::Good,
+            // The other copy is good: the coordinator hands the service over, the initiator sees no error.
+            Service::Both if work.local == Half::Failed => return,
+            Service::Both => {
+                if !self.both_have(slot, &work) {
+                    return;
+                }
+                BlockStatus::Good
+            }
+        };
+        self.finish(slot, status, out);
+    }
+
+    /// Service `Both`: has the peer done its half?
+    fn both_have(&mut self, slot: u32, work: &Work) -> bool {
+        match work.kind {
+            Kind::Read if self.config.mutants.has(Mutant::UnconfirmedRead) => true,
+            Kind::Read => {
+                let confirmed = self.confirmations.is_confirmed(work.number);
+                if !confirmed && !self.confirm_waiters.contains(&slot) {
+                    self.confirm_waiters.push(slot);
+                }
+                confirmed
+            }
+            _ if self.config.mutants.has(Mutant::AckBeforePeer) => true,
+            _ => work.peer == Half::Done,
+        }
+    }
+
+    fn finish(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
+        let work = *self.works.get(slot);
+        if let Kind::Write { fua } = work.kind
+            && work.number == 1
+        {
+            let stable = fua || work.peer != Half::Done;
+            let group = (!stable).then_some(self.flushes.open());
+            self.lanes[usize::from(work.lane)].write_ends(work.range, group);
+        }
+        self.release_range(slot, out);
+        self.complete(slot, status, out);
+    }
+
+    /// A request that holds its range but was not issued, on a node that closed.
+    pub(super) fn refuse_holder(&mut self, slot: u32, out: &mut Outbox) {
+        let work = *self.works.get(slot);
+        if matches!(work.kind, Kind::Write { .. }) && work.number == 1 {
+            self.lanes[usize::from(work.lane)].write_ends(work.range, None);
+        }
+        self.release_range(slot, out);
+        self.complete(slot, BlockStatus::NotServing, out);
+    }
+
+    // ---- the peer's answers ----
+
+    /// A frame on a link that this node leads.
+    pub(super) fn on_answer(
+        &mut self,
+        _now: Instant,
+        link: LinkNo,
+        header: &FrameHeader,
+        payload: Payload<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), LinkFault> {
+        match (header.kind, payload) {
+            (FrameKind::WriteAck, Payload::None) => self.on_write_ack(header, out),
+            (FrameKind::FlushAck, Payload::None) => {
+                check_status(header)?;
+                let stable = self.flushes.on_peer(header.value).map_err(|NotBegun| LinkFault::Protocol)?;
+                if let Some(group) = stable {
+                    self.on_stable(group, out);
+                }
+                Ok(())
+            }
+            (FrameKind::ConfirmAck, Payload::None) => self.on_confirmed(header, out),
+            (FrameKind::ResyncAck, Payload::None) => self.on_resync_ack(header, out),
+            (FrameKind::Bitmap, Payload::Bytes(runs)) => self.on_peer_bitmap(link, header, runs, out),
+            (_, Payload::Buf(buf)) => {
+                out.push(Effect::Free(buf));
+                Err(LinkFault::Protocol)
+            }
+            _ => Err(LinkFault::Protocol),
+        }
+    }
+
+    fn on_write_ack(&mut self, header: &FrameHeader, out: &mut Outbox) -> Result<(), LinkFault> {
+        check_status(header)?;
+        let slot = match self.works.find(OpId(header.sequence)) {
+            Some(slot) => slot,
+            // Only a planted bug answers before the peer.
+            None if self.config.mutants.has(Mutant::AckBeforePeer) => return Ok(()),
+            None => return Err(LinkFault::Protocol),
+        };
+        let work = self.works.get_mut(slot);
+        let expected = matches!(work.kind, Kind::Write { .. }) && work.peer == Half::Pending;
+        if !expected || work.epoch != header.epoch {
+            return Err(LinkFault::Protocol);
+        }
+        work.peer = Half::Done;
+        self.try_finish(slot, out);
+        Ok(())
+    }
+
+    fn on_confirmed(&mut self, header: &FrameHeader, out: &mut Outbox) -> Result<(), LinkFault> {
+        check_status(header)?;
+        if let Some(next) =
+            self.confirmations.on_return(header.value).map_err(|NotBegun| LinkFault::Protocol)?
+        {
+            self.send_confirm(next, out);
+        }
+        let mut waiters = core::mem::take(&mut self.confirm_waiters);
+        waiters.retain(|&slot| {
+            let wait = !self.confirmations.is_confirmed(self.works.get(slot).number);
+            if !wait {
+                self.try_finish(slot, out);
+            }
+            wait
+        });
+        // Finishing a read may start others; none of them can wait for a confirmation that already returned.
+        waiters.append(&mut self.confirm_waiters);
+        self.confirm_waiters = waiters;
+        Ok(())
+    }
+}
+
+/// What the peer said of an operation.
+pub(super) fn check_status(header: &FrameHeader) -> Result<(), LinkFault> {
+    match header.status {
+        FrameStatus::Good => Ok(()),
+        FrameStatus::DeviceError => Err(LinkFault::PeerDisk),
+        FrameStatus::Refused => Err(LinkFault::Refused),
+    }
+}
