@@ -1,0 +1,64 @@
+# Two servers and a client in network namespaces of their own, for the demo and the crash test.
+#
+#            client network 10.77.0.0/24                    replication network 10.78.0.0/24
+#   client .9 ── ┌────────┐ ── .1 server a                  server a .1 ── ┌──────┐
+#                │ switch │ ── .2 server b                  server b .2 ── │switch│
+#                └────────┘    .100 service address         (veth pairs; the switches are bridges)
+#
+# All names carry the PID of the script that made them; `net_down` removes exactly those.
+
+net_id=tl$$
+ns_a=$net_id-a ns_b=$net_id-b ns_client=$net_id-c ns_switch=$net_id-s
+vip=10.77.0.100
+portal=$vip:3260
+
+in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
+
+# _plug NAMESPACE DEVICE ADDRESS BRIDGE: a veth pair from the namespace to a bridge of the switch.
+_plug() {
+    local ns=$1 dev=$2 address=$3 bridge=$4 port
+    port=$dev-${ns##*-}
+    ip -n "$ns_switch" link add "$port" type veth peer name "$dev" netns "$ns"
+    ip -n "$ns_switch" link set "$port" master "$bridge" up
+    ip -n "$ns" address add "$address/24" dev "$dev"
+    ip -n "$ns" link set "$dev" up
+}
+
+net_up() {
+    local ns bridge
+    for ns in "$ns_a" "$ns_b" "$ns_client" "$ns_switch"; do
+        ip netns add "$ns"
+        ip -n "$ns" link set lo up
+    done
+    for bridge in clients repl; do
+        ip -n "$ns_switch" link add "$bridge" type bridge
+        ip -n "$ns_switch" link set "$bridge" up
+    done
+    _plug "$ns_a" eth0 10.77.0.1 clients
+    _plug "$ns_b" eth0 10.77.0.2 clients
+    _plug "$ns_client" eth0 10.77.0.9 clients
+    _plug "$ns_a" eth1 10.78.0.1 repl
+    _plug "$ns_b" eth1 10.78.0.2 repl
+}
+
+net_down() {
+    local ns
+    for ns in "$ns_a" "$ns_b" "$ns_client" "$ns_switch"; do
+        ip netns del "$ns" 2>/dev/null || true
+    done
+}
+
+# net_cut a|b, net_heal a|b: all links of a server, as a dead switch or a pulled plug would.
+net_cut() { ip -n "$net_id-$1" link set eth0 down; ip -n "$net_id-$1" link set eth1 down; }
+net_heal() { ip -n "$net_id-$1" link set eth0 up; ip -n "$net_id-$1" link set eth1 up; }
+
+# The service address: one server has it; taking it over tells the neighbours at once.
+vip_drop() { ip -n "$net_id-$1" address del "$vip/24" dev eth0 2>/dev/null || true; }
+vip_take() {
+    ip -n "$net_id-$1" address add "$vip/24" dev eth0
+    if command -v arping >/dev/null; then
+        in_ns "$net_id-$1" arping -q -U -c 2 -w 1 -I eth0 "$vip" >/dev/null 2>&1 &
+    else
+        in_ns "$ns_client" ip neigh flush dev eth0
+    fi
+}

@@ -1,0 +1,109 @@
+# A pair of twinlund on loop devices in the namespaces of lib-net.sh. Source lib.sh and lib-net.sh first, set
+# `work` (a directory made for this run, removed by the caller) and `bin` (where the programs are).
+
+iqn=iqn.2026-11.example:vol1
+arbiter_kind=file
+loop_a='' loop_b=''
+
+# pair_disks MIB: a sparse file and a loop device for each server.
+pair_disks() {
+    local name loop
+    for name in a b; do
+        truncate -s "$1M" "$work/disk-$name"
+        loop=$(losetup --find --show --direct-io=on "$work/disk-$name" 2>/dev/null || losetup --find --show "$work/disk-$name")
+        eval "loop_$name=\$loop"
+    done
+}
+
+disk_of() { eval "printf '%s\n' \"\$loop_$1\""; }
+
+# pair_config [SHARDS]: the configuration, the same bytes for both nodes, and the secret of the link.
+pair_config() {
+    (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$work/secret")
+    mkdir -p "$work/run"
+    cat > "$work/twinlun.toml" <<TOML
+[volume]
+name = "vol1"
+
+[target]
+iqn = "$iqn"
+portals = ["$portal"]
+
+[replication]
+secret_file = "$work/secret"
+peer_timeout = "${PEER_TIMEOUT:-1s}"
+
+[arbiter]
+kind = "$arbiter_kind"
+path = "$work/arbiter"
+
+[node.a]
+id = 0
+disk = "$loop_a"
+replication_address = "10.78.0.1:7790"
+shards = ${1:-1}
+run_dir = "$work/run"
+
+[node.b]
+id = 1
+disk = "$loop_b"
+replication_address = "10.78.0.2:7790"
+shards = ${1:-1}
+run_dir = "$work/run"
+TOML
+}
+
+# tw a|b VERB…: the command line of that server. status a|b FILTER: one value of its status, "" without a daemon.
+tw() { local node=$1; shift; ip netns exec "$net_id-$node" "$bin/twinlun" --config "$work/twinlun.toml" --node "$node" "$@"; }
+status() { tw "$1" status --json 2>/dev/null | jq -r "(.answer.status? // .) | $2" 2>/dev/null || true; }
+
+# daemon_pid a|b: looked up among the processes of that server's own namespace.
+daemon_pid() {
+    local pid
+    for pid in $(ip netns pids "$net_id-$1" 2>/dev/null); do
+        if [ "$(readlink "/proc/$pid/exe")" = "$bin/twinlund" ]; then printf '%s\n' "$pid"; return; fi
+    done
+}
+daemon_kill() {
+    local pid
+    pid=$(daemon_pid "$1")
+    [ -n "$pid" ] || return 1
+    kill -KILL "$pid"
+    wait_for 10 "twinlund of $1 to be gone" ended "$pid"
+}
+
+is_up_to_date() { [ "$(status "$1" '.node.disk')/$(status "$1" '.link')/$(status "$1" '.peer.disk')" = up_to_date/connected/up_to_date ]; }
+is_synced() { is_up_to_date "$1" && [ "$(status "$1" '.resync == null and .out_of_sync_bytes == 0')" = true ]; }
+both_synced() { is_synced a && is_synced b; }
+
+# pair_up: format both, start both, make a primary with the service address.
+pair_up() {
+    tw a init --assume-clean --yes >> "$work/log" && tw b init --assume-clean --yes >> "$work/log" || return 1
+    tw a up >> "$work/log" && tw b up >> "$work/log" || return 1
+    tw a promote >> "$work/log" || return 1
+    vip_take a
+    wait_for 20 "both copies to be up to date" both_synced
+}
+
+# pair_equal: compares the data areas of both disks, byte for byte. The daemons are down.
+pair_equal() { cmp --bytes="$1" "$loop_a" "$loop_b"; }
+
+# pair_down: ends everything in the two servers' namespaces and gives the loop devices back.
+pair_down() {
+    local name pid loop
+    for name in a b; do
+        for pid in $(ip netns pids "$net_id-$name" 2>/dev/null); do kill -KILL "$pid" 2>/dev/null || true; done
+    done
+    for name in a b; do
+        loop=$(disk_of "$name")
+        [ -z "$loop" ] || wait_for 5 "$loop to come free" losetup -d "$loop" || true
+    done
+}
+
+# show_logs: what a person needs to see of a failure.
+show_logs() {
+    local file
+    for file in "$work"/log "$work"/run/*.log "$work"/*.log; do
+        if [ -s "$file" ]; then printf -- '--- %s\n' "${file##*/}"; tail -n 25 "$file"; fi
+    done
+}
