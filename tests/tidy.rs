@@ -36,36 +36,21 @@ const ROOMS: &[Room] = &[
     room("wire", PURE, &["units", "time"]),
     room("scsi", PURE, &["wire", "units", "time", "block"]),
     room("iscsi", PURE, &["scsi", "wire", "units", "time", "block"]),
+    // The superblock keeps the newest arbiter record that this node knows.
     room("storage", PURE, &["wire", "units", "time", "block", "arbitration"]),
     room("arbitration", PURE, &["wire", "units", "time"]),
     room("replication", PURE, &["storage", "wire", "units", "time", "block", "arbitration"]),
     room("volume", PURE, &["replication", "storage", "arbitration", "wire", "units", "time", "block"]),
     room("manual", PURE, &[]),
-    room("sim", MACHINE, PURE_ROOMS),
-    room("engine", MACHINE, PURE_ROOMS),
-    room("cli", MACHINE, &["daemon", "units", "time"]),
-    room(
-        "daemon",
-        MACHINE,
-        &[
-            "engine",
-            "units",
-            "time",
-            "block",
-            "wire",
-            "scsi",
-            "iscsi",
-            "storage",
-            "arbitration",
-            "replication",
-            "volume",
-        ],
-    ),
+    room("sim", MACHINE, &[PURE_ROOM]),
+    room("engine", MACHINE, &[PURE_ROOM]),
+    room("cli", MACHINE, &["daemon", "units", "time", "arbitration"]),
+    room("daemon", MACHINE, &["engine", PURE_ROOM]),
     room("agent", MACHINE, &["arbitration", "wire", "units", "time"]),
 ];
 
-const PURE_ROOMS: &[&str] =
-    &["units", "time", "block", "wire", "scsi", "iscsi", "storage", "arbitration", "replication", "volume"];
+/// Stands for every pure room.
+const PURE_ROOM: &str = "any pure room";
 
 /// Functions that may be longer than [`FUNCTION_LINES_MAX`], each with the reason. A ratchet: it only shrinks.
 const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[];
@@ -126,8 +111,9 @@ fn rooms_import_only_what_the_rule_allows() {
 
 fn allowed(room: &Room, path: &str) -> bool {
     let target = path.split("::").next().unwrap_or(path);
+    let Some(known) = ROOMS.iter().find(|known| known.name == target) else { return true };
     target == room.name
-        || !ROOMS.iter().any(|known| known.name == target)
+        || (known.pure && room.may_use.contains(&PURE_ROOM))
         || room
             .may_use
             .iter()
@@ -242,7 +228,7 @@ fn every_module_says_what_it_is() {
     let mut faults = String::new();
     for file in ["src", "benches", "tests"].iter().flat_map(|dir| rust_files(dir)) {
         let source = Source::read(&file);
-        if !source.text.starts_with("//! ") {
+        if !source.is_test() && !source.text.starts_with("//! ") {
             let _ = writeln!(
                 faults,
                 "{}:1: no `//!` head: say its role, its invariants and what is absent on purpose",
