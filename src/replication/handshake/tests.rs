@@ -1,3 +1,5 @@
+//! Two ends against each other, every message seen and changed on its way.
+
 use alloc::vec;
 
 use proptest::prelude::*;
