@@ -1,1 +1,7 @@
-fn main() {}
+//! `twinlun`, the command line. Everything is in [`twinlun::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    twinlun::cli::main()
+}

@@ -76,7 +76,7 @@ pub struct InitArgs {
     pub assume_clean: bool,
     /// Overwrite what DEVICE holds. Give the path exactly as the configuration has it.
     #[arg(long, value_name = "DEVICE")]
-    pub force: Option<PathBuf>,
+    pub force: Vec<PathBuf>,
     /// Do not ask for the volume's name.
     #[arg(long)]
     pub yes: bool,

@@ -86,24 +86,25 @@ fn admit(
 ) -> Result<(), Failure> {
     let show = facts.path.display();
     let forced = options.forced.contains(&facts.path);
-    let found = match facts.obstacle(kernel)? {
-        Some(Obstacle::Busy { how, end }) => {
-            let what = format!("{show}, {role}, is {how}: formatting it now would destroy data in use");
-            return Err(Failure::refused(what, format!("name another disk, or free this one: {end}")));
-        }
-        Some(Obstacle::Signature(found)) => Some((
+    let obstacle = facts.obstacle(kernel)?;
+    if let Some(Obstacle::Busy { how, end }) = obstacle {
+        let what = format!("{show}, {role}, is {how}: formatting it now would destroy data in use");
+        return Err(Failure::refused(what, format!("name another disk, or free this one: {end}")));
+    }
+    // Our own metadata first: the data of a volume of ours may well carry the signature of a client's file system.
+    let ours = existing(facts).map_err(|error| {
+        let what = format!("cannot read {show}, {role}: {error}");
+        Failure::failed(what, "check the device with: dmesg | tail")
+    })?;
+    let found = match (ours, obstacle) {
+        (None, Some(Obstacle::Signature(found))) => Some((
             format!("carries {} ({}, at byte {})", found.name, found.owner, found.offset),
             format!(
                 "name another disk, or, if all of it may go: twinlun init --node {} --force {show}",
                 node.name
             ),
         )),
-        None => existing(facts).map_err(|error| {
-            Failure::failed(
-                format!("cannot read {show}, {role}: {error}"),
-                "check the device with: dmesg | tail",
-            )
-        })?,
+        (ours, _) => ours,
     };
     match found {
         None => Ok(()),

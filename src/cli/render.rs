@@ -1,0 +1,249 @@
+//! Status and events as text. The first line is the verdict; both nodes are always named.
+
+use std::fmt::Write as _;
+
+use crate::daemon::api::{
+    DiskState, EventRecord, Health, LinkState, NodeStatus, ResyncStatus, Role, Status, SyncDirection,
+};
+use crate::daemon::clock::rfc3339;
+use crate::daemon::config::units::{human_bytes, human_seconds};
+use crate::daemon::progress::permille_done;
+
+/// The text of `twinlun status`, without a newline at its end.
+pub fn status(status: &Status) -> String {
+    let mut text = verdict(status);
+    node_line(&mut text, &status.node, "this node", status);
+    if let Some(peer) = &status.peer {
+        node_line(&mut text, peer, &link(status), status);
+    }
+    if let Some(resync) = &status.resync {
+        let _ = write!(
+            text,
+            "\n  resync   {} of {} left",
+            human_bytes(resync.remaining_bytes),
+            human_bytes(resync.total_bytes)
+        );
+        if resync.stalled_seconds >= 10 {
+            let _ = write!(text, ", nothing moved for {}", human_seconds(resync.stalled_seconds));
+        }
+    }
+    if status.peer.is_some() {
+        let holders =
+            if status.in_sync.is_empty() { "none yet".to_owned() } else { status.in_sync.join(", ") };
+        let _ = write!(text, "\n  epoch {}, in sync: {holders}", status.epoch);
+    }
+    for session in &status.sessions {
+        let _ = write!(text, "\n  session  {}  from {}", session.initiator, session.address);
+    }
+    if let Some(next) = &status.next {
+        let _ = write!(text, "\n  NEXT: {next}");
+    }
+    text
+}
+
+fn verdict(status: &Status) -> String {
+    let active = match status.primary() {
+        Some(primary) => format!("active on {}", primary.name),
+        None => "active nowhere".to_owned(),
+    };
+    let mut parts = vec![active, human_bytes(status.size_bytes)];
+    match (&status.resync, &status.peer) {
+        (Some(resync), Some(peer)) => {
+            let target = if resync.direction == SyncDirection::Source { peer } else { &status.node };
+            parts.push(resync_words(resync, &target.name));
+        }
+        (None, Some(peer)) if status.link != LinkState::Connected => {
+            let since = status
+                .link_down_seconds
+                .map_or(String::new(), |seconds| format!(" for {}", human_seconds(seconds)));
+            parts.push(format!("{} {}{since}", peer.name, link_word(status.link)));
+            if status.out_of_sync_bytes > 0 {
+                parts.push(format!("dirty {}", human_bytes(status.out_of_sync_bytes)));
+            }
+        }
+        _ => {}
+    }
+    parts.push(match status.sessions.len() {
+        1 => "1 session".to_owned(),
+        count => format!("{count} sessions"),
+    });
+    if let Some(arbiter) = &status.arbiter {
+        let state = if arbiter.kind == "manual" || arbiter.reachable { "" } else { " SILENT" };
+        parts.push(format!("arbiter {}{state}", arbiter.kind));
+    }
+    format!("{}   {:<11} {}", status.volume, health_word(status.health), parts.join("   "))
+}
+
+fn resync_words(resync: &ResyncStatus, target: &str) -> String {
+    let permille = permille_done(resync.total_bytes, resync.remaining_bytes);
+    let done = format!("{target} {}.{} %", permille / 10, permille % 10);
+    match resync.eta_seconds {
+        Some(eta) => {
+            let rate = human_bytes(resync.rate_bytes_per_second);
+            format!("{done}   {rate}/s   ETA {}", human_seconds(eta))
+        }
+        None => format!("{done}   waiting"),
+    }
+}
+
+fn node_line(text: &mut String, node: &NodeStatus, note: &str, status: &Status) {
+    let width = [Some(&status.node), status.peer.as_ref()];
+    let width = width.into_iter().flatten().map(|node| node.name.len()).max().unwrap_or(0);
+    let role = match node.role {
+        Role::Primary => "primary",
+        Role::Secondary => "secondary",
+        Role::Unknown => "unknown",
+    };
+    let _ = write!(text, "\n  {:<width$}  {role:<9}  {:<12}  {note}", node.name, disk_word(node.disk));
+}
+
+fn link(status: &Status) -> String {
+    match (&status.link_reason, status.link) {
+        (Some(reason), link) if link != LinkState::Connected => format!("{}: {reason}", link_word(link)),
+        (_, link) => link_word(link).to_owned(),
+    }
+}
+
+fn link_word(link: LinkState) -> &'static str {
+    match link {
+        LinkState::None => "no link",
+        LinkState::Connecting => "unreachable",
+        LinkState::Connected => "connected",
+        LinkState::Disconnected => "disconnected by command",
+        LinkState::Refused => "refused",
+    }
+}
+
+fn disk_word(disk: DiskState) -> &'static str {
+    match disk {
+        DiskState::UpToDate => "UpToDate",
+        DiskState::Consistent => "Consistent",
+        DiskState::Inconsistent => "Inconsistent",
+        DiskState::Outdated => "Outdated",
+        DiskState::Diskless => "Diskless",
+        DiskState::Unknown => "Unknown",
+    }
+}
+
+fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "HEALTHY",
+        Health::Inactive => "INACTIVE",
+        Health::Resyncing => "RESYNCING",
+        Health::Degraded => "DEGRADED",
+        Health::Suspended => "SUSPENDED",
+        Health::SplitBrain => "SPLIT-BRAIN",
+        Health::Failed => "FAILED",
+    }
+}
+
+/// One line for an event.
+pub fn event(event: &EventRecord) -> String {
+    format!("{}  {}  {:<20}  {}", rfc3339(event.unix_milliseconds), event.node, event.event, event.text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::api::{ArbiterStatus, SCHEMA, Service, SessionStatus};
+
+    fn node(name: &str, role: Role, disk: DiskState) -> NodeStatus {
+        NodeStatus { name: name.into(), role, disk }
+    }
+
+    fn pair() -> Status {
+        Status {
+            schema: SCHEMA,
+            version: "0.1.0".into(),
+            volume: "vol1".into(),
+            health: Health::Healthy,
+            node: node("stor-a", Role::Primary, DiskState::UpToDate),
+            peer: Some(node("stor-b", Role::Secondary, DiskState::UpToDate)),
+            size_bytes: 10 << 40,
+            service: Service::Both,
+            link: LinkState::Connected,
+            link_reason: None,
+            link_down_seconds: None,
+            epoch: 7,
+            in_sync: vec!["stor-a".into(), "stor-b".into()],
+            out_of_sync_bytes: 0,
+            resync: None,
+            arbiter: Some(ArbiterStatus { kind: "file".into(), reachable: true }),
+            sessions: vec![SessionStatus { initiator: "iqn.x:c".into(), address: "10.0.0.9:4".into() }],
+            uptime_seconds: 5,
+            next: None,
+        }
+    }
+
+    #[test]
+    fn a_healthy_pair_reads_at_a_glance() {
+        let text = status(&pair().judge());
+        assert_eq!(
+            text,
+            "vol1   HEALTHY     active on stor-a   10.0 TiB   1 session   arbiter file\n\
+             \x20 stor-a  primary    UpToDate      this node\n\
+             \x20 stor-b  secondary  UpToDate      connected\n\
+             \x20 epoch 7, in sync: stor-a, stor-b\n\
+             \x20 session  iqn.x:c  from 10.0.0.9:4"
+        );
+    }
+
+    #[test]
+    fn a_resync_shows_how_far_how_fast_how_long() {
+        let mut pair = pair();
+        pair.peer = Some(node("stor-b", Role::Secondary, DiskState::Inconsistent));
+        pair.resync = Some(ResyncStatus {
+            direction: SyncDirection::Source,
+            total_bytes: 1000 << 30,
+            remaining_bytes: 382 << 30,
+            rate_bytes_per_second: 412 << 20,
+            eta_seconds: Some(9_780),
+            stalled_seconds: 0,
+        });
+        let text = status(&pair.clone().judge());
+        assert!(text.contains("RESYNCING"), "{text}");
+        assert!(text.contains("stor-b 61.8 %   412.0 MiB/s   ETA 2 h 43 min"), "{text}");
+        pair.resync =
+            pair.resync.map(|resync| ResyncStatus { eta_seconds: None, stalled_seconds: 40, ..resync });
+        let text = status(&pair.judge());
+        assert!(text.contains("waiting") && text.contains("nothing moved for 40 s"), "{text}");
+    }
+
+    #[test]
+    fn a_lost_peer_is_named_with_what_to_do() {
+        let mut pair = pair();
+        pair.link = LinkState::Connecting;
+        pair.link_down_seconds = Some(192);
+        pair.out_of_sync_bytes = 1395864371;
+        pair.service = Service::Alone;
+        let text = status(&pair.clone().judge());
+        assert!(text.starts_with("vol1   DEGRADED    active on stor-a"), "{text}");
+        assert!(text.contains("stor-b unreachable for 3 min 12 s   dirty 1.3 GiB"), "{text}");
+        assert!(text.contains("NEXT: start stor-b or mend the replication network"), "{text}");
+        pair.service = Service::Held;
+        pair.arbiter = Some(ArbiterStatus { kind: "manual".into(), reachable: false });
+        let text = status(&pair.judge());
+        assert!(text.contains("SUSPENDED") && text.contains("--i-have-fenced stor-b"), "{text}");
+    }
+
+    #[test]
+    fn no_state_is_called_healthy_without_a_primary_and_two_current_copies() {
+        let disks = [DiskState::UpToDate, DiskState::Outdated, DiskState::Inconsistent, DiskState::Unknown];
+        for disk in disks {
+            for link in
+                [LinkState::Connected, LinkState::Connecting, LinkState::Disconnected, LinkState::Refused]
+            {
+                for role in [Role::Primary, Role::Secondary] {
+                    let mut pair = pair();
+                    pair.node.role = role;
+                    pair.peer = Some(node("stor-b", Role::Secondary, disk));
+                    pair.link = link;
+                    let healthy = pair.judge().health == Health::Healthy;
+                    let should =
+                        disk == DiskState::UpToDate && link == LinkState::Connected && role == Role::Primary;
+                    assert_eq!(healthy, should, "{disk:?} {link:?} {role:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What each verb does.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::args::{Cli, ConfigVerb, ConnectArgs, EventsArgs, InitArgs, Place, PromoteArgs, UpArgs, Verb};
+use super::client::Client;
+use super::{confirm, print, print_done, print_json, render};
+use crate::daemon::api::{Answer, Request};
+use crate::daemon::config::{Config, NodeConfig, Secret, units::human_bytes};
+use crate::daemon::failure::{Failure, FailureKind};
+use crate::daemon::init::{self, InitOptions};
+use crate::daemon::probe::{DeviceFacts, Kernel};
+
+/// Time for an answer that needs no work.
+const QUICK: Duration = Duration::from_secs(10);
+const POLL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where a verb happens.
+struct Site {
+    config: Config,
+    node: NodeConfig,
+    json: bool,
+}
+
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    let site = Site::open(&cli.place, cli.json)?;
+    match cli.verb {
+        Verb::Init(args) => init(&site, &args),
+        Verb::Up(args) => up(&site, &cli.place, &args),
+        Verb::Down(wait) => down(&site, wait.timeout),
+        Verb::Status => status(&site),
+        Verb::Promote(args) => promote(&site, args),
+        Verb::Demote(wait) => act(&site, Request::Demote, wait.timeout),
+        Verb::Switchover(wait) => act(&site, Request::Switchover, wait.timeout),
+        Verb::Connect(args) => connect(&site, &args),
+        Verb::Disconnect(wait) => act(&site, Request::Disconnect, wait.timeout),
+        Verb::Events(args) => events(&site, &args),
+        Verb::Config(ConfigVerb::Check) => check(&site),
+    }
+}
+
+impl Site {
+    fn open(place: &Place, json: bool) -> Result<Self, Failure> {
+        let config = Config::load(&place.config)?;
+        let node = config.choose(place.node.as_deref(), &host_name())?.clone();
+        Ok(Self { config, node, json })
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        Client::connect(&self.config, &self.node)
+    }
+
+    fn peer_name(&self) -> Result<&str, Failure> {
+        self.config.peer_of(&self.node).map(|peer| peer.name.as_str()).ok_or_else(|| {
+            let what =
+                format!("{} has no peer: the configuration has no [replication]", self.config.volume.name);
+            Failure::usage(what, "")
+        })
+    }
+}
+
+/// The name of this machine; empty when it has none that is text.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+fn init(site: &Site, args: &InitArgs) -> Result<(), Failure> {
+    let Site { config, node, json } = site;
+    if config.replication.is_none() && args.assume_clean {
+        return Err(Failure::usage(
+            "--assume-clean has no meaning for a volume without a peer",
+            "leave it out",
+        ));
+    }
+    let options = InitOptions { forced: args.force.clone(), assume_clean: args.assume_clean };
+    let plan = init::plan(config, node, &options, &Kernel::default())?;
+    let size = human_bytes(plan.volume_bytes());
+    if !args.yes {
+        let mut question = describe(&plan.disk);
+        question =
+            format!("{question}\nwill hold volume {} ({size}) as node {}.", config.volume.name, node.name);
+        for what in &plan.overruled {
+            question = format!("{question}\nFORCED: {what}; this is given up.");
+        }
+        confirm(&question, &config.volume.name)?;
+    }
+    let disk = plan.disk.path.display().to_string();
+    plan.write()?;
+    let text = format!("{disk} is formatted: volume {} ({size}), node {}", config.volume.name, node.name);
+    print_done(*json, &text);
+    if !json {
+        print(&format!("  next: twinlun up --node {}{}", node.name, after_up(config)));
+    }
+    Ok(())
+}
+
+fn after_up(config: &Config) -> &'static str {
+    if config.replication.is_some() {
+        " (on both nodes), then twinlun promote --seed on one"
+    } else {
+        ", then twinlun promote"
+    }
+}
+
+fn describe(disk: &DeviceFacts) -> String {
+    let kind = if disk.number.is_some() { "block device" } else { "file" };
+    let model = disk.model.as_ref().map_or(String::new(), |model| format!(", {model}"));
+    let real = if disk.real == disk.path { String::new() } else { format!(" -> {}", disk.real.display()) };
+    format!("{}{real} ({kind}, {}{model})", disk.path.display(), human_bytes(disk.size))
+}
+
+fn up(site: &Site, place: &Place, args: &UpArgs) -> Result<(), Failure> {
+    let program = daemon_program();
+    let mut command = Command::new(&program);
+    command.arg("--config").arg(&place.config).arg("--node").arg(&site.node.name);
+    let cannot = |error: std::io::Error| {
+        let what = format!("cannot start {}: {error}", program.display());
+        Failure::failed(what, "install twinlund next to twinlun, or into a directory of PATH")
+    };
+    if args.foreground {
+        return Err(cannot(command.exec()));
+    }
+    let name = &site.node.name;
+    if let Ok(mut client) = site.client() {
+        client.ask(Request::Status, QUICK)?;
+        print_done(site.json, &format!("twinlund runs for {name} already"));
+        return Ok(());
+    }
+    let (log, begin) = open_log(&site.node)?;
+    let stderr = log.try_clone().map_err(cannot)?;
+    command.arg("--background").stdin(Stdio::null()).stdout(stderr).stderr(log);
+    let mut child = command.spawn().map_err(cannot)?;
+    wait_for_start(site, &mut child, begin, args.wait.timeout)?;
+    print_done(site.json, &format!("twinlund runs for {name} (log: {})", site.node.log_file().display()));
+    Ok(())
+}
+
+/// Next to this program, or wherever PATH has it.
+fn daemon_program() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|path| path.with_file_name("twinlund"));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("twinlund"))
+}
+
+/// The log file and how long it is already.
+fn open_log(node: &NodeConfig) -> Result<(File, u64), Failure> {
+    let path = node.log_file();
+    let cannot = |error: std::io::Error| {
+        let what = format!("cannot write the log {}: {error}", path.display());
+        Failure::failed(
+            what,
+            "run this as root, or set run_dir in the configuration to a directory that may be written",
+        )
+    };
+    fs::create_dir_all(&node.run_dir).map_err(cannot)?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(cannot)?;
+    let length = log.metadata().map_err(cannot)?.len();
+    Ok((log, length))
+}
+
+fn wait_for_start(site: &Site, child: &mut Child, log_from: u64, patience: Duration) -> Result<(), Failure> {
+    let began = Instant::now();
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(start_failure(site, status, log_from));
+        }
+        if site.client().and_then(|mut client| client.ask(Request::Status, QUICK)).is_ok() {
+            return Ok(());
+        }
+        if began.elapsed() > patience {
+            let log = site.node.log_file();
+            let what =
+                format!("twinlund has not answered after {} s; it is still starting", patience.as_secs());
+            return Err(Failure::new(FailureKind::TimedOut, what, format!("look at {}", log.display())));
+        }
+        thread::sleep(POLL_PAUSE);
+    }
+}
+
+/// What the daemon said before it ended: the last `twinlund: …` of its log.
+fn start_failure(site: &Site, status: ExitStatus, log_from: u64) -> Failure {
+    let log = site.node.log_file();
+    let kind = match status.code() {
+        Some(2) => FailureKind::Usage,
+        Some(4) => FailureKind::Refused,
+        _ => FailureKind::Failed,
+    };
+    let said = read_from(&log, log_from).unwrap_or_default();
+    let lines: Vec<&str> = said.lines().collect();
+    let Some(at) = lines.iter().rposition(|line| line.starts_with("twinlund: ")) else {
+        let what = format!("twinlund for {} ended at once ({status})", site.node.name);
+        return Failure::new(kind, what, format!("look at {}", log.display()));
+    };
+    let what = lines[at].trim_start_matches("twinlund: ");
+    let next = lines.get(at + 1).and_then(|line| line.strip_prefix("  next: ")).unwrap_or("");
+    Failure::new(kind, what, next)
+}
+
+fn read_from(path: &std::path::Path, from: u64) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(1 << 20).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn down(site: &Site, patience: Duration) -> Result<(), Failure> {
+    let name = &site.node.name;
+    let began = Instant::now();
+    let mut client = match site.client() {
+        Ok(client) => client,
+        Err(failure) if failure.next.starts_with("twinlun up") => {
+            print_done(site.json, &format!("twinlund does not run for {name}"));
+            return Ok(());
+        }
+        Err(failure) => return Err(failure),
+    };
+    client.ask(Request::Down, patience)?;
+    // The answer means that all is stable; the process itself takes a moment more to leave.
+    while site.node.socket().exists() {
+        if began.elapsed() > patience {
+            let what = format!("twinlund of {name} has drained and does not end");
+            return Err(Failure::new(FailureKind::TimedOut, what, "look at its log"));
+        }
+        thread::sleep(POLL_PAUSE);
+    }
+    print_done(site.json, &format!("twinlund of {name} has ended"));
+    Ok(())
+}
+
+fn status(site: &Site) -> Result<(), Failure> {
+    let answer = site.client()?.ask(Request::Status, QUICK)?;
+    let Answer::Status(status) = answer else { return Err(odd_answer()) };
+    if site.json {
+        print_json(&*status);
+    } else {
+        print(&render::status(&status));
+    }
+    Ok(())
+}
+
+fn act(site: &Site, request: Request, patience: Duration) -> Result<(), Failure> {
+    let answer = site.client()?.ask(request, patience)?;
+    let Answer::Done(text) = answer else { return Err(odd_answer()) };
+    print_done(site.json, &text);
+    Ok(())
+}
+
+fn odd_answer() -> Failure {
+    Failure::failed(
+        "the daemon answered something else than was asked",
+        "use the twinlun of the same release",
+    )
+}
+
+fn promote(site: &Site, args: PromoteArgs) -> Result<(), Failure> {
+    if let Some(fenced) = &args.i_have_fenced {
+        let peer = site.peer_name()?;
+        if fenced != peer {
+            let what = format!("{fenced:?} is not the other node; it is {peer}");
+            return Err(Failure::usage(what, format!("make sure that {peer} is off, then name it")));
+        }
+    }
+    act(site, Request::Promote { seed: args.seed, fenced: args.i_have_fenced }, args.wait.timeout)
+}
+
+fn connect(site: &Site, args: &ConnectArgs) -> Result<(), Failure> {
+    if args.discard_my_data && !args.yes {
+        let peer = site.peer_name()?;
+        let question =
+            format!("What {} wrote while it was apart will be lost; {peer}'s copy stays.", site.node.name);
+        confirm(&question, &site.config.volume.name)?;
+    }
+    act(site, Request::Connect { discard_my_data: args.discard_my_data }, args.wait.timeout)
+}
+
+fn events(site: &Site, args: &EventsArgs) -> Result<(), Failure> {
+    let mut client = site.client()?;
+    client.send(Request::Events { after: args.after, follow: args.follow })?;
+    loop {
+        match client.answer((!args.follow).then_some(QUICK))? {
+            Answer::Event(event) if site.json => print_json(&event),
+            Answer::Event(event) => print(&render::event(&event)),
+            Answer::Done(_) => return Ok(()),
+            _ => return Err(odd_answer()),
+        }
+    }
+}
+
+fn check(site: &Site) -> Result<(), Failure> {
+    let Site { config, node, json } = site;
+    if let Some(replication) = &config.replication {
+        Secret::read(&replication.secret_file)?;
+    }
+    let kernel = Kernel::default();
+    let disk = DeviceFacts::read(&node.disk, &format!("the disk of {}", node.name), &kernel)?;
+    if let Some(path) = &node.metadata {
+        DeviceFacts::read(path, &format!("the metadata device of {}", node.name), &kernel)?;
+    }
+    let peer = config.peer_of(node).map_or(String::new(), |peer| format!(", its peer is {}", peer.name));
+    let text = format!(
+        "{} is right: volume {}, this is {}{peer}; {}",
+        config.file.display(),
+        config.volume.name,
+        node.name,
+        describe(&disk)
+    );
+    print_done(*json, &text);
+    Ok(())
+}
