@@ -58,7 +58,10 @@ pub struct LoadArgs {
     /// Length of the load before it
     #[arg(long, default_value_t = 0.3)]
     warmup: f64,
-    /// Only the first so many bytes of the disk; 0 is the whole disk
+    /// First byte of the part of the disk that is used
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+    /// Bytes of the part of the disk that is used; 0 is all to the end
     #[arg(long, default_value_t = 0)]
     span: u64,
     /// Seed of the addresses
@@ -159,6 +162,7 @@ struct Load {
     /// Blocks of the disk in one command, and commands that fit into the span.
     blocks: u32,
     places: u64,
+    first_lba: u64,
     bytes: u32,
     payload: Rc<[u8]>,
     random: Random,
@@ -170,11 +174,13 @@ struct Load {
 
 impl Load {
     fn new(args: &LoadArgs, capacity: Capacity) -> Result<Load, Failure> {
-        if args.block_size == 0 || args.block_size % capacity.block_bytes != 0 {
-            let text = format!("--block-size is not a multiple of the disk's {} bytes", capacity.block_bytes);
-            return Err(Failure::Usage(text));
+        let aligned = |bytes: u64| bytes % u64::from(capacity.block_bytes) == 0;
+        if args.block_size == 0 || !aligned(u64::from(args.block_size)) || !aligned(args.start) {
+            let size = capacity.block_bytes;
+            return Err(Failure::Usage(format!("--block-size or --start is not a multiple of {size} bytes")));
         }
-        let span = if args.span == 0 { capacity.bytes() } else { args.span.min(capacity.bytes()) };
+        let rest = capacity.bytes().saturating_sub(args.start);
+        let span = if args.span == 0 { rest } else { args.span.min(rest) };
         let places = span / u64::from(args.block_size);
         if places == 0 {
             return Err(Failure::Usage("the span is smaller than one block".into()));
@@ -192,6 +198,7 @@ impl Load {
             depth: usize::from(args.depth.max(1)),
             blocks: args.block_size / capacity.block_bytes,
             places,
+            first_lba: args.start / u64::from(capacity.block_bytes),
             bytes: args.block_size,
             payload: payload.into(),
             random: Random::new(args.seed),
@@ -240,7 +247,7 @@ impl Load {
                 self.next_place = (self.next_place + 1) % self.places;
                 self.next_place
             };
-            let lba = place * u64::from(self.blocks);
+            let lba = self.first_lba + place * u64::from(self.blocks);
             let (cdb, data) = if self.pattern.writes() {
                 (scsi::write_16(lba, self.blocks, false), Data::Write(self.payload.clone()))
             } else {
