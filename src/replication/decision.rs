@@ -134,11 +134,12 @@ fn lineage(mine: &PeerState, theirs: &PeerState) -> Result<Lineage, Discord> {
             (false, false) => Ok(Lineage::Same),
         };
     }
-    if m.current == t.base {
-        return ahead(theirs, Lineage::TheirsAhead(copy_for(mine)));
-    }
-    if t.current == m.base {
-        return ahead(mine, Lineage::MineAhead(copy_for(theirs)));
+    match (m.current == t.base, t.current == m.base) {
+        // Each says that it went on from the other's data. No history leads there, so no copy may win.
+        (true, true) => return Err(Discord::SplitBrain),
+        (true, false) => return ahead(theirs, Lineage::TheirsAhead(copy_for(mine))),
+        (false, true) => return ahead(mine, Lineage::MineAhead(copy_for(theirs))),
+        (false, false) => {}
     }
     match (m.knows(t.current), t.knows(m.current)) {
         (true, false) => ahead(mine, Lineage::MineAhead(Copy::Everything)),

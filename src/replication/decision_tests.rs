@@ -66,6 +66,16 @@ fn both_went_on_is_split_brain() {
 }
 
 #[test]
+fn crossed_generations_are_split_brain_from_both_sides() {
+    let (mut a, mut b) = pair();
+    a.generations = Generations { base: 1, ..Generations::new(2) };
+    b.generations = Generations { base: 2, ..Generations::new(1) };
+    a.flags = DiskFlags { sync_target: true, ..DiskFlags::default() };
+    assert_eq!(decide(&a, &b), Err(Discord::SplitBrain));
+    assert_eq!(decide(&b, &a), Err(Discord::SplitBrain));
+}
+
+#[test]
 fn strangers_do_not_mix() {
     let (a, b) = (state(0, Generations::new(1)), state(1, Generations::new(2)));
     assert_eq!(decide(&a, &b), Err(Discord::Unrelated));
