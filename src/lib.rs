@@ -9,6 +9,7 @@ pub mod block;
 pub mod cli;
 pub mod daemon;
 pub mod engine;
+pub mod iscsi;
 pub mod replication;
 pub mod scsi;
 pub mod storage;

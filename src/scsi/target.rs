@@ -146,6 +146,11 @@ impl Target {
         &self.units[usize::from(lu.0)].1
     }
 
+    /// The longest transfer of any logical unit, bytes.
+    pub fn max_transfer_bytes(&self) -> u32 {
+        self.units.iter().map(|(_, unit)| unit.max_transfer_bytes).max().unwrap_or(0)
+    }
+
     /// The logical unit that a LUN field names, if there is one.
     pub fn find(&self, lun: [u8; 8]) -> Option<LuIndex> {
         match LunAddress::decode(lun) {

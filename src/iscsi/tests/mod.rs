@@ -1,0 +1,6 @@
+//! Scripted byte conversations with one connection.
+
+mod pair;
+
+mod data;
+mod login;
