@@ -9,12 +9,13 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::config::{Config, NodeConfig, units::human_bytes};
+use super::device;
 use super::failure::Failure;
 use super::identity;
 use super::probe::{self, DeviceFacts, Kernel, Obstacle};
 use crate::storage::{
-    Chosen, CopyError, DiskFlags, Generations, LaneState, Layout, LayoutError, MetadataKind, PAGE_BYTES,
-    Page, Superblock, SuperblockCopies, SuperblockError, UncheckedSuperblock, internal_superblocks,
+    DiskFlags, Generations, LaneState, Layout, LayoutError, MetadataKind, PAGE_BYTES, Page, Superblock,
+    SuperblockCopies, UncheckedSuperblock, internal_superblocks,
 };
 use crate::units::LaneId;
 
@@ -70,7 +71,8 @@ pub fn plan(
             Some(facts)
         }
     };
-    let layout = layout(config, node, &disk, metadata.as_ref())?;
+    let block = device::block_bytes(&disk.path, &role)?;
+    let layout = layout(config, node, &disk, block, metadata.as_ref())?;
     let superblock = superblock(config, node, layout, options)?;
     Ok(Plan { disk, metadata, overruled, superblock })
 }
@@ -157,10 +159,11 @@ fn layout(
     config: &Config,
     node: &NodeConfig,
     disk: &DeviceFacts,
+    block: u32,
     metadata: Option<&DeviceFacts>,
 ) -> Result<Layout, Failure> {
     let show = disk.path.display();
-    let shift = match config.volume.block_size.unwrap_or(disk.logical_block) {
+    let shift = match config.volume.block_size.unwrap_or(block) {
         512 => 9,
         4096 => 12,
         other => {
@@ -168,11 +171,10 @@ fn layout(
             return Err(Failure::failed(what, "use a disk with sectors of 512 or 4096 bytes"));
         }
     };
-    if disk.logical_block > 1 << shift {
+    if block > 1 << shift {
         let what = format!(
-            "{show}, the disk of {}, has sectors of {} bytes and cannot serve blocks of {}",
+            "{show}, the disk of {}, has sectors of {block} bytes and cannot serve blocks of {}",
             node.name,
-            disk.logical_block,
             1 << shift
         );
         return Err(Failure::failed(what, "set volume.block_size = 4096 in the configuration of both nodes"));
@@ -346,43 +348,6 @@ fn write_lanes(file: &File, layout: &Layout) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Reads the superblock of a node's metadata. `external`: the device holds nothing but metadata.
-pub fn read_superblock(
-    read: impl Fn(u64) -> io::Result<Box<Page>>,
-    size: u64,
-    external: bool,
-) -> Result<Chosen, SuperblockProblem> {
-    let end = size - size % PAGE_BYTES as u64;
-    let places = if external {
-        (end >= 2 * PAGE_BYTES as u64).then(|| [end - PAGE_BYTES as u64, 0])
-    } else {
-        internal_superblocks(size)
-    };
-    let [first, second] = places.ok_or(SuperblockProblem::NoRoom)?;
-    let (first, second) = (read(first).ok(), read(second).ok());
-    let newer = [(&first, 0), (&second, 1)].into_iter().find_map(|(page, copy)| {
-        match UncheckedSuperblock::new(page.as_ref()?, copy).verify() {
-            Err(CopyError::UnknownVersion(version)) => Some(version),
-            _ => None,
-        }
-    });
-    let copies = SuperblockCopies { first: first.as_deref(), second: second.as_deref() };
-    copies.choose().map_err(|error| match newer {
-        Some(version) => SuperblockProblem::OtherVersion(version),
-        None => SuperblockProblem::Unusable(error),
-    })
-}
-
-/// Why a device cannot be started from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SuperblockProblem {
-    /// Too small for any volume.
-    NoRoom,
-    /// Written by another release.
-    OtherVersion(u32),
-    Unusable(SuperblockError),
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod arbiter;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod device;
 pub mod events;
 pub mod failure;
 pub mod identity;

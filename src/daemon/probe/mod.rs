@@ -32,8 +32,6 @@ pub struct DeviceFacts {
     /// `None`: a regular file.
     pub number: Option<DeviceNumber>,
     pub size: u64,
-    pub logical_block: u32,
-    pub physical_block: u32,
     pub model: Option<String>,
 }
 
@@ -87,14 +85,8 @@ impl DeviceFacts {
             Some(_) => device_size(&real).map_err(cannot)?,
             None => meta.len(),
         };
-        let block = |name: &str, default: u32| {
-            number.as_ref().and_then(|number| kernel.queue_number(number, name)).unwrap_or(default)
-        };
-        // A regular file takes any alignment that its file system's device takes; 512 B is what SCSI clients expect.
-        let logical_block = block("logical_block_size", 512);
-        let physical_block = block("physical_block_size", 4096);
         let model = number.as_ref().and_then(|number| kernel.model(number));
-        Ok(Self { path: path.to_owned(), real, number, size, logical_block, physical_block, model })
+        Ok(Self { path: path.to_owned(), real, number, size, model })
     }
 
     /// The first reason, if any, not to write to the device.
@@ -180,14 +172,6 @@ fn device_size(path: &Path) -> io::Result<u64> {
 impl Kernel {
     fn entry(&self, number: &str) -> PathBuf {
         self.sys.join("dev/block").join(number)
-    }
-
-    /// A number of the device's request queue; a partition has its disk's.
-    fn queue_number(&self, number: &str, name: &str) -> Option<u32> {
-        let entry = fs::canonicalize(self.entry(number)).ok()?;
-        let read = |dir: &Path| fs::read_to_string(dir.join("queue").join(name)).ok();
-        let text = read(&entry).or_else(|| read(entry.parent()?))?;
-        text.trim().parse().ok()
     }
 
     fn model(&self, number: &str) -> Option<String> {

@@ -81,16 +81,11 @@ fn what_is_not_a_disk_is_refused_with_its_path() {
 fn made_up(dir: &Path, mountinfo: &str) -> Kernel {
     let kernel = Kernel { sys: dir.join("sys"), proc: dir.join("proc") };
     let disk = kernel.sys.join("devices/sdb");
-    for sub in ["queue", "device", "holders", "sdb1/holders"] {
+    for sub in ["device", "holders", "sdb1/holders"] {
         fs::create_dir_all(disk.join(sub)).expect("made");
     }
-    for (file, text) in [
-        ("queue/logical_block_size", "4096\n"),
-        ("queue/physical_block_size", "4096\n"),
-        ("device/model", "Fast Disk 9\n"),
-        ("sdb1/partition", "1\n"),
-        ("sdb1/dev", "8:17\n"),
-    ] {
+    for (file, text) in [("device/model", "Fast Disk 9\n"), ("sdb1/partition", "1\n"), ("sdb1/dev", "8:17\n")]
+    {
         fs::write(disk.join(file), text).expect("written");
     }
     let numbers = kernel.sys.join("dev/block");
@@ -116,6 +111,7 @@ fn a_mounted_partition_makes_its_disk_busy() {
     let dir = tempfile::tempdir().expect("a directory");
     let line = "36 35 8:17 / /srv/data rw,noatime shared:1 - ext4 /dev/sdb1 rw\n";
     let kernel = made_up(dir.path(), line);
+    assert_eq!(kernel.model("8:16").as_deref(), Some("Fast Disk 9"));
     let busy = Obstacle::Busy { how: "mounted at /srv/data (sdb1)".into(), end: "umount /srv/data".into() };
     assert_eq!(obstacle_of_disk(dir.path(), &kernel), Some(busy));
 }
@@ -131,17 +127,6 @@ fn a_holder_is_named_as_its_user_knows_it() {
         Some(Obstacle::Busy { how, .. }) => assert_eq!(how, "held by /dev/mapper/vg0-home (sdb1)"),
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn block_sizes_come_from_the_queue_also_for_a_partition() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let kernel = made_up(dir.path(), "");
-    for number in ["8:16", "8:17"] {
-        assert_eq!(kernel.queue_number(number, "logical_block_size"), Some(4096));
-    }
-    assert_eq!(kernel.queue_number("9:1", "logical_block_size"), None);
-    assert_eq!(kernel.model("8:16").as_deref(), Some("Fast Disk 9"));
 }
 
 #[test]
