@@ -53,6 +53,24 @@ run_dir = "$work/run"
 TOML
 }
 
+# solo_config: server a alone, without a peer.
+solo_config() {
+    mkdir -p "$work/run"
+    cat > "$work/twinlun.toml" <<TOML
+[volume]
+name = "vol1"
+
+[target]
+iqn = "$iqn"
+portals = ["$portal"]
+
+[node.a]
+id = 0
+disk = "$loop_a"
+run_dir = "$work/run"
+TOML
+}
+
 # tw a|b VERB…: the command line of that server. status a|b FILTER: one value of its status, "" without a daemon.
 tw() { local node=$1; shift; ip netns exec "$net_id-$node" "$bin/twinlun" --config "$work/twinlun.toml" --node "$node" "$@"; }
 status() { tw "$1" status --json 2>/dev/null | jq -r "(.answer.status? // .) | $2" 2>/dev/null || true; }
