@@ -11,7 +11,7 @@ pub const BITMAP_BLOCK_BYTES: u64 = 4096;
 pub const EXTENT_SHIFT: u32 = 22;
 /// Bytes in one extent.
 pub const EXTENT_BYTES: u64 = 1 << EXTENT_SHIFT;
-/// Largest data carried by one [`BlockRequest`](crate::volume::BlockRequest) and by one link frame.
+/// Largest data carried by one [`BlockRequest`](crate::block::BlockRequest) and by one link frame.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 /// Most lanes a volume can be formatted with.
 pub const LANES_MAX: u16 = 64;

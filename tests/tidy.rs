@@ -100,7 +100,7 @@ fn rooms_import_only_what_the_rule_allows() {
             if !allowed(room, &path) {
                 let _ = writeln!(
                     faults,
-                    "{}:{line}: `{home}` may not import `{path}`; it may import {:?} (DESIGN §2). Pass a value in, or move the type down.",
+                    "{}:{line}: `{home}` may not import `{path}`; it may import {:?} (ROOMS, tests/tidy.rs). Pass a value in, or move the type down.",
                     source.name, room.may_use
                 );
             }

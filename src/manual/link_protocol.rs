@@ -1,0 +1,58 @@
+//! What the two nodes say to each other.
+//!
+//! # Links and sessions
+//!
+//! Node 0 connects, node 1 listens, on the replication network only. A *session* is one control link (shard 0 to
+//! shard 0) and one data link for each pair of shards that share a lane: lane `l` travels between shard
+//! `l mod shards` of one node and shard `l mod shards` of the other. All links of a session live and die together, so
+//! there is no state "half connected" to reason about; a new session gets a new identifier.
+//!
+//! # Establishment
+//!
+//! Each link opens with the handshake drawn in [`handshake`](crate::replication::handshake): both ends prove that they
+//! know the pre-shared secret (HMAC-SHA-256 over both nonces and everything else that was said), agree on a version,
+//! and check that they serve the same volume. Until then only short handshake frames are read and no buffer is held.
+//!
+//! The secret authenticates; it does not encrypt. Frames carry CRC32C, not a MAC. Use a dedicated network, or an
+//! encrypted tunnel.
+//!
+//! # Frames
+//!
+//! A 64-byte header with a CRC32C of its own, then at most 64 KiB of payload with another: see
+//! [`frame`](crate::replication::frame) for the bytes. Every frame carries the sender's *epoch*; a frame of an older
+//! epoch is refused and ends the session (S3).
+//!
+//! | frame | from | answered by | when |
+//! |---|---|---|---|
+//! | Write | primary | WriteAck | the secondary's device completed it |
+//! | Flush | primary | FlushAck | the secondary's device is flushed; covers every write acknowledged before |
+//! | Confirm | primary | ConfirmAck | at once, as long as the sender still leads: lets reads be answered (S1) |
+//! | Bitmap | sync source | Bitmap… (last) | the target's out-of-sync runs of a lane |
+//! | ResyncData | sync source | ResyncAck | the target's device completed it |
+//! | Control | both | – | see below |
+//!
+//! Frames of one data link are handled in order; writes that overlap are applied in that order (D5). Acknowledgements
+//! may overtake each other.
+//!
+//! # Meeting
+//!
+//! After the handshake each coordinator sends its [`State`](crate::replication::control::PeerState): generations, the
+//! newest arbiter record it knows, disk flags. Both compute the same pure function
+//! [`decide`](crate::replication::decision::decide) of the two and come to mirrored results: who leads, who follows,
+//! and whether nothing, the bitmap's blocks or everything is copied. If the histories contradict each other, nothing is
+//! copied and both say what a person has to decide.
+//!
+//! Then `Lead` → `Following` → (resync) → `SyncDone` → `SyncDoneAck`. The follower counts as in sync only after the
+//! arbiter's record says so.
+//!
+//! # Resync
+//!
+//! The source adds the target's bits to its own (what a crashed primary wrote last, or what was written apart, is out
+//! of sync whoever wrote it), walks them in order, and copies run after run while initiators go on. A run excludes
+//! overlapping writes while it is copied, so resync never overwrites newer data. Both nodes clear a bit only after the
+//! target's device was flushed.
+//!
+//! # The end of a session
+//!
+//! Any error, silence for `peer_timeout`, or a refused frame ends all links. The primary holds its initiators' writes
+//! and follows the order of [`failover`](super::failover) before it goes on alone.

@@ -1,0 +1,55 @@
+//! Running a pair.
+//!
+//! # Setting up
+//!
+//! The README walks through it. The configuration is one TOML file, the same bytes on both nodes; the node is the one
+//! called like the host, or `--node NAME`. `twinlun config check` says what is wrong with the file and with what it
+//! names on this machine. An unknown key is an error that names the nearest valid one.
+//!
+//! `twinlun init` writes metadata to this node's disk. It refuses a disk that carries a filesystem, a partition table,
+//! or signatures of LVM, MD or DRBD, or is mounted or held, unless `--force DEVICE` repeats the path. On two new disks,
+//! run it with `--assume-clean` on both: nothing has to be copied. On a disk with data to keep, run plain `init` on
+//! both nodes and `twinlun promote --seed` on the one with the data: the other gets a full copy.
+//!
+//! # Verbs
+//!
+//! | verb | does | refuses (4) when |
+//! |---|---|---|
+//! | `up`, `down` | start the daemon, or drain and stop it | |
+//! | `status` | verdict, both copies, resync with rate and ETA, sessions, what to do next | |
+//! | `promote` | this node serves | this copy may lack acknowledged writes |
+//! | `demote` | drains and stops serving | |
+//! | `switchover` | drains here, promotes there; both copies stay in sync | the peer is not in sync |
+//! | `connect`, `disconnect` | allow or drop the replication link | |
+//! | `events` | what happened and why | |
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 the daemon does not answer, 4 refused for the data's
+//! safety, 5 timed out. `--json` gives one object, schema 1; fields are only ever added.
+//!
+//! # What the states mean
+//!
+//! | disk state | the copy… |
+//! |---|---|
+//! | UpToDate | holds every acknowledged write |
+//! | Consistent | is whole; whether it is current is not known without the peer or the arbiter |
+//! | Inconsistent | is the target of an unfinished resync and must not be served |
+//! | Outdated | is whole but lacks writes that the peer acknowledged |
+//! | Diskless | cannot be used: its device failed |
+//!
+//! # When something broke
+//!
+//! | you see | it means | do |
+//! |---|---|---|
+//! | `degraded`, link connecting | one node serves; the other is not reachable | start it, or mend the replication network; resync begins by itself |
+//! | `suspended` | the primary lost its peer and may not go on alone yet | bring the peer or the arbiter back; with `manual`: fence the peer, then `promote --force --i-have-fenced` |
+//! | `inactive` | nobody serves | `promote` on one node |
+//! | `split_brain` | both copies took writes apart | see [`failover`](super::failover) |
+//! | `failed` | this node's device failed | replace it, `init`, `up`: everything is copied from the peer |
+//!
+//! A daemon that is killed loses nothing: what was acknowledged is on both disks. Its peer takes over by `promote`; the
+//! killed one comes back with `up` and is resynchronised.
+//!
+//! # Stopping both
+//!
+//! `down` on the primary first: it drains, flushes both copies and empties the activity log. Stopped the other way
+//! round, the primary goes on alone for a moment and there is something to resync at the next start.
