@@ -94,6 +94,13 @@ pub fn decide(mine: &PeerState, theirs: &PeerState) -> Result<Relation, Discord>
         let older = (mine.record.epoch, mine.node) < (theirs.record.epoch, theirs.node);
         return Err(if older { Discord::Superseded } else { Discord::PeerSuperseded });
     }
+    // The record was changed without the node that serves: it was replaced.
+    if mine.primary && theirs.record.epoch > mine.record.epoch {
+        return Err(Discord::Superseded);
+    }
+    if theirs.primary && mine.record.epoch > theirs.record.epoch {
+        return Err(Discord::PeerSuperseded);
+    }
     if let Some(relation) = by_order(mine, theirs) {
         return Ok(relation);
     }

@@ -80,7 +80,7 @@ impl Posture {
 pub enum PartReport {
     /// The posture is in force and what it asks to drain has drained: with `Closed`, `Held` or a link turned `Off`, no
     /// disk operation and no unanswered request of the old posture is left.
-    Settled { shard: ShardId, serial: u64 },
+    Settled { shard: ShardId, serial: u64, dirty_blocks: u64 },
     /// Every bit of this shard's lanes is cleared and the target's data is flushed.
     SyncClean { shard: ShardId, serial: u64 },
     /// The link must be dropped: the peer failed an operation or broke the protocol.

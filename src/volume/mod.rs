@@ -1,10 +1,12 @@
 //! The replicated volume: what happens to a request between the SCSI command and the two disks.
 
+pub mod coordinator;
 pub mod effect;
 mod follower;
 pub mod lane;
 pub mod messages;
 pub mod mutant;
+pub mod operator;
 pub mod part;
 mod posture;
 mod primary;

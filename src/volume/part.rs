@@ -220,8 +220,9 @@ impl Part {
         self.pump_pages(out);
         if !self.settled && self.has_settled() {
             self.settled = true;
-            let report = PartReport::Settled { shard: self.config.shard, serial: self.posture.serial };
-            out.push(Effect::Report(report));
+            let (shard, serial) = (self.config.shard, self.posture.serial);
+            let dirty_blocks = self.lanes.iter().map(Lane::dirty_blocks).sum();
+            out.push(Effect::Report(PartReport::Settled { shard, serial, dirty_blocks }));
         }
     }
 

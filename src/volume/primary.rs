@@ -233,12 +233,13 @@ impl Part {
 
     fn finish(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
         let work = *self.works.get(slot);
-        if let Kind::Write { fua } = work.kind
-            && work.number == 1
-        {
-            let stable = fua || work.peer != Half::Done;
-            let group = (!stable).then_some(self.flushes.open());
-            self.lanes[usize::from(work.lane)].write_ends(work.range, group);
+        match work.kind {
+            Kind::Write { fua } if work.number == 1 => {
+                let stable = fua || work.peer != Half::Done;
+                let group = (!stable).then_some(self.flushes.open());
+                self.lanes[usize::from(work.lane)].write_ends(work.range, group);
+            }
+            _ => {}
         }
         self.release_range(slot, out);
         self.complete(slot, status, out);

@@ -1,0 +1,493 @@
+//! The coordinator: one for the volume, on shard 0. It decides what the node is: whether it serves, with or without
+//! its peer, who leads, what is copied. It performs the order that keeps D3 and S1 to S3:
+//!
+//! ```text
+//!  link lost ─▶ hold requests ─▶ all disks quiet ─▶ flush ─▶ compare-and-swap {me} ─▶ new generation durable ─▶ alone
+//!  promote  ─▶ drop link ─▶ all disks quiet ─▶ read record (a hint) ─▶ flush ─▶ compare-and-swap ─▶ durable ─▶ serve
+//!  resync   ─▶ every bit clear and flushed ─▶ target durable ─▶ need its acks ─▶ compare-and-swap {both}
+//! ```
+//!
+//! Two layers. A [`Procedure`] is such a chain: each step asks for one thing and waits for its completion; only one
+//! runs at a time and nothing interrupts it. Between procedures [`Coordinator::reconcile`] compares what is with what
+//! should be and begins the next one. Messages of the peer and requests of the operator wait until no procedure runs.
+//! A session that dies in the middle of a procedure is noticed by reconcile afterwards.
+//!
+//! Absent on purpose: requests and their data (the parts'), sockets, clocks, and any decision on a *read* of the
+//! arbiter's record.
+
+mod operate;
+mod procedure;
+mod session;
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::arbitration::Record;
+use crate::replication::control::{ByeReason, Control};
+use crate::replication::decision::Discord;
+use crate::storage::{Page, Superblock};
+use crate::time::{Duration, Instant, earliest};
+use crate::units::{NodeId, ShardId};
+
+use super::effect::{DiskResult, OpId};
+use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
+use super::mutant::Mutants;
+use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Role, Status, Ticket};
+
+use procedure::Procedure;
+use session::{Session, Stage};
+
+/// What a coordinator is made with.
+#[derive(Clone, Debug)]
+pub struct CoordinatorConfig {
+    pub node: NodeId,
+    pub shards: u8,
+    /// Is there a peer? Without one the node serves from the start.
+    pub replicated: bool,
+    /// Does the device lose completed writes with the power?
+    pub volatile_cache: bool,
+    /// The running kernel's boot identifier.
+    pub boot_id: [u8; 16],
+    /// Silence after which the peer counts as gone.
+    pub peer_timeout: Duration,
+    /// True randomness, for generation identifiers and nonces.
+    pub entropy: u64,
+    pub mutants: Mutants,
+}
+
+/// Why the coordinator ends a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DropReason {
+    /// Nothing was heard for the peer timeout.
+    Silent,
+    Fault(LinkFault),
+    Discord(Discord),
+    /// The states changed while they were exchanged; meet again.
+    Changed,
+    /// This node takes over, stops or was told to disconnect.
+    OnPurpose,
+    /// The peer said goodbye.
+    Bye(ByeReason),
+    Protocol,
+}
+
+/// The arbiter's answer to a compare-and-swap. A time-out is not an answer: the driver asks until it has one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CasOutcome {
+    Won,
+    /// Somebody else changed the record; this is it.
+    Lost(Record),
+    /// The arbiter is a person.
+    NeedsOperator,
+}
+
+/// The arbiter's answer to a read. Only a hint (S2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordOutcome {
+    Known(Record),
+    NeedsOperator,
+    Unreachable,
+}
+
+/// Effects of the coordinator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ControlEffect {
+    /// Deliver to every part, in order.
+    Posture(Posture),
+    /// Send on the control link.
+    SendControl {
+        session: SessionId,
+        message: Control,
+    },
+    /// Close all links of the session, after what was queued; then call `on_session_down`.
+    DropSession {
+        session: SessionId,
+        reason: DropReason,
+    },
+    /// May sessions be established?
+    AllowConnect(bool),
+    ReadRecord,
+    Cas {
+        expected: Record,
+        proposed: Record,
+    },
+    /// Write the superblock ([`Coordinator::render_superblock`], while draining), durable before it completes.
+    WriteSuperblock {
+        op: OpId,
+    },
+    DiskFlush {
+        op: OpId,
+    },
+    /// Accept initiators, or drop them all without an answer.
+    Serve(bool),
+    Reply {
+        ticket: Ticket,
+        result: Result<(), Refusal>,
+    },
+    Event(Event),
+}
+
+/// The coordinator's outbox.
+pub type ControlOutbox = Vec<ControlEffect>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Coordinator {
+    config: CoordinatorConfig,
+    superblock: Superblock,
+    role: Role,
+    serving: bool,
+    posture: Posture,
+    /// Shards that have not settled in the current posture, as bits.
+    unsettled: u64,
+    dirty: Vec<u64>,
+    /// Shards whose lanes are clean, as bits, in the current posture.
+    clean: u64,
+    session: Option<Session>,
+    procedure: Option<Procedure>,
+    operations: u64,
+    random: u64,
+    /// The operator wants the peer connected.
+    connect_wanted: bool,
+    discord: Option<Discord>,
+    discard: bool,
+    suspect: bool,
+    superseded: bool,
+    disk_failed: bool,
+    surrendered: bool,
+    stopped: bool,
+    connect_allowed: bool,
+    requests: VecDeque<(Ticket, OperatorCommand)>,
+    /// A switchover that waits for the peer to take over.
+    handing_over: Option<(Option<Ticket>, Instant)>,
+}
+
+impl Coordinator {
+    pub fn new(config: CoordinatorConfig, superblock: Superblock) -> Self {
+        assert!((1..=64).contains(&config.shards), "shards are named by bits");
+        let suspect = lost_cache(&config, &superblock);
+        Self {
+            role: Role::Secondary,
+            serving: false,
+            posture: Posture::START,
+            unsettled: 0,
+            dirty: alloc::vec![0; usize::from(config.shards)],
+            clean: 0,
+            session: None,
+            procedure: None,
+            operations: 0,
+            random: config.entropy,
+            connect_wanted: config.replicated,
+            discord: None,
+            discard: false,
+            suspect,
+            superseded: false,
+            disk_failed: false,
+            surrendered: false,
+            stopped: false,
+            connect_allowed: false,
+            requests: VecDeque::new(),
+            handing_over: None,
+            config,
+            superblock,
+        }
+    }
+
+    // ---- inputs ----
+
+    /// The parts are there and the metadata was loaded. Called once.
+    pub fn on_start(&mut self, now: Instant, out: &mut ControlOutbox) {
+        self.begin_boot(out);
+        self.after_input(now, out);
+    }
+
+    /// All links of a new session are authenticated on both sides.
+    pub fn on_session_up(&mut self, now: Instant, id: SessionId, peer_shards: u8, out: &mut ControlOutbox) {
+        assert!(self.session.is_none(), "one session at a time");
+        self.session = Some(Session::new(id, peer_shards, now));
+        out.push(ControlEffect::Event(Event::Connected));
+        self.after_input(now, out);
+    }
+
+    /// A link of the session died, or the session was dropped on request.
+    pub fn on_session_down(&mut self, now: Instant, id: SessionId, out: &mut ControlOutbox) {
+        if self.session.as_ref().is_some_and(|session| session.id == id) {
+            self.session = None;
+            out.push(ControlEffect::Event(Event::Disconnected));
+            self.on_session_lost(out);
+        }
+        self.after_input(now, out);
+    }
+
+    /// A message of the peer's coordinator.
+    pub fn on_control(&mut self, now: Instant, id: SessionId, message: Control, out: &mut ControlOutbox) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.id == id && !session.dropping) {
+            session.heard = now;
+            match message {
+                Control::Ping => out.push(ControlEffect::SendControl { session: id, message: Control::Pong }),
+                Control::Pong => {}
+                message if session.inbox.len() < session::INBOX_MAX => session.inbox.push_back(message),
+                _ => self.drop_session(DropReason::Protocol, out),
+            }
+        }
+        self.after_input(now, out);
+    }
+
+    /// A part has something to say.
+    pub fn on_report(&mut self, now: Instant, report: PartReport, out: &mut ControlOutbox) {
+        match report {
+            PartReport::Settled { shard, serial, dirty_blocks } if serial == self.posture.serial => {
+                self.unsettled &= !bit(shard);
+                self.dirty[usize::from(shard.0)] = dirty_blocks;
+                if self.unsettled == 0 {
+                    self.on_settled(now, out);
+                }
+            }
+            PartReport::SyncClean { shard, serial } if serial == self.posture.serial => {
+                self.clean |= bit(shard)
+            }
+            PartReport::Settled { .. } | PartReport::SyncClean { .. } => {}
+            PartReport::LinkFault { session, fault, .. } => {
+                if self.session.as_ref().is_some_and(|current| current.id == session) {
+                    if fault == LinkFault::PeerDisk {
+                        out.push(ControlEffect::Event(Event::PeerDiskFailed));
+                    }
+                    self.drop_session(DropReason::Fault(fault), out);
+                }
+            }
+            PartReport::DiskFault { .. } => self.on_disk_fault(out),
+        }
+        self.after_input(now, out);
+    }
+
+    /// The arbiter answered a read.
+    pub fn on_record(&mut self, now: Instant, outcome: RecordOutcome, out: &mut ControlOutbox) {
+        self.on_record_read(now, outcome, out);
+        self.after_input(now, out);
+    }
+
+    /// The arbiter answered a compare-and-swap.
+    pub fn on_cas(&mut self, now: Instant, outcome: CasOutcome, out: &mut ControlOutbox) {
+        self.on_swapped(now, outcome, out);
+        self.after_input(now, out);
+    }
+
+    /// The device finished an operation of the coordinator's.
+    pub fn on_disk(&mut self, now: Instant, op: OpId, result: DiskResult, out: &mut ControlOutbox) {
+        if result == DiskResult::Error {
+            self.on_disk_fault(out);
+            self.give_up_procedure(out);
+        } else {
+            self.on_written(now, op, out);
+        }
+        self.after_input(now, out);
+    }
+
+    /// A person or the agent asks.
+    pub fn on_operator(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        command: OperatorCommand,
+        out: &mut ControlOutbox,
+    ) {
+        if !self.answer_at_once(now, ticket, command, out) {
+            self.requests.push_back((ticket, command));
+        }
+        self.after_input(now, out);
+    }
+
+    /// [`Coordinator::deadline`] has passed.
+    pub fn on_timer(&mut self, now: Instant, out: &mut ControlOutbox) {
+        self.check_peer(now, out);
+        if self.handing_over.is_some_and(|(_, until)| until <= now) {
+            self.end_hand_over(Err(Refusal::PeerNotReady), out);
+        }
+        self.after_input(now, out);
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        let session = self.session.as_ref().filter(|session| !session.dropping);
+        let peer = session.map(|session| session.next_check(self.config.peer_timeout));
+        earliest(peer, self.handing_over.map(|(_, until)| until))
+    }
+
+    /// The superblock's bytes and the copy (0 or 1) they are for. Called while the effect is drained.
+    pub fn render_superblock(&self, page: &mut Page) -> usize {
+        self.superblock.encode(page);
+        self.superblock.copy()
+    }
+
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    pub fn posture(&self) -> &Posture {
+        &self.posture
+    }
+
+    pub fn status(&self) -> Status {
+        let stage = self.session.as_ref().map(|session| session.stage);
+        let peer = self.session.as_ref().and_then(|session| session.peer);
+        Status {
+            role: self.role,
+            serving: self.serving,
+            suspended: self.posture.service == Service::Held,
+            disk: self.disk_state(),
+            peer_disk: self.peer_disk_state(),
+            peer_primary: matches!(stage, Some(Stage::Following { .. }))
+                && peer.is_some_and(|peer| peer.primary),
+            connection: self.connection(),
+            discord: self.discord,
+            record: self.superblock.record,
+            generations: self.superblock.generations,
+            flags: self.superblock.flags,
+            suspect: self.suspect,
+        }
+    }
+
+    // ---- shared ----
+
+    /// What every input ends with: begin whatever should be done now.
+    fn after_input(&mut self, now: Instant, out: &mut ControlOutbox) {
+        self.reconcile(now, out);
+        let allowed = self.may_connect();
+        if allowed != self.connect_allowed {
+            self.connect_allowed = allowed;
+            out.push(ControlEffect::AllowConnect(allowed));
+        }
+    }
+
+    fn may_connect(&self) -> bool {
+        let free = self.procedure.as_ref().is_none_or(Procedure::lets_peer_in);
+        let willing = self.connect_wanted && self.discord.is_none() && !self.disk_failed && !self.stopped;
+        self.config.replicated && willing && free
+    }
+
+    /// Puts a new posture in force, built from the current one.
+    pub(super) fn set_posture(&mut self, change: impl FnOnce(&mut Posture), out: &mut ControlOutbox) {
+        change(&mut self.posture);
+        self.posture.serial += 1;
+        self.posture.epoch = self.posture.epoch.max(self.superblock.record.epoch);
+        assert!(self.posture.service != Service::Both || self.posture.link == LinkRole::Lead);
+        let all = if self.config.shards == 64 { u64::MAX } else { (1 << self.config.shards) - 1 };
+        self.unsettled = all;
+        self.clean = 0;
+        out.push(ControlEffect::Posture(self.posture));
+    }
+
+    pub(super) fn all_clean(&self) -> bool {
+        let all = if self.config.shards == 64 { u64::MAX } else { (1 << self.config.shards) - 1 };
+        self.clean == all
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsettled == 0
+    }
+
+    pub(super) fn dirty_blocks(&self) -> u64 {
+        self.dirty.iter().sum()
+    }
+
+    pub(super) fn set_serving(&mut self, serving: bool, out: &mut ControlOutbox) {
+        if self.serving != serving {
+            self.serving = serving;
+            out.push(ControlEffect::Serve(serving));
+        }
+    }
+
+    pub(super) fn write_superblock(&mut self, out: &mut ControlOutbox) -> OpId {
+        self.superblock.boot_id = self.config.boot_id;
+        self.superblock.advance();
+        self.operations += 1;
+        let op = OpId(self.operations);
+        out.push(ControlEffect::WriteSuperblock { op });
+        op
+    }
+
+    pub(super) fn flush(&mut self, out: &mut ControlOutbox) -> OpId {
+        self.operations += 1;
+        let op = OpId(self.operations);
+        out.push(ControlEffect::DiskFlush { op });
+        op
+    }
+
+    /// A fresh random number, never 0 (splitmix64 over the driver's entropy).
+    pub(super) fn fresh(&mut self) -> u64 {
+        loop {
+            self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut mixed = self.random;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            mixed ^= mixed >> 31;
+            if mixed != 0 {
+                return mixed;
+            }
+        }
+    }
+
+    pub(super) fn me(&self) -> NodeId {
+        self.config.node
+    }
+
+    fn disk_state(&self) -> DiskState {
+        let flags = self.superblock.flags;
+        if self.disk_failed {
+            DiskState::Diskless
+        } else if flags.sync_target || flags.just_created {
+            DiskState::Inconsistent
+        } else if flags.outdated || self.suspect {
+            DiskState::Outdated
+        } else if self.role == Role::Primary || self.session.as_ref().is_some_and(Session::is_in_sync) {
+            DiskState::UpToDate
+        } else {
+            DiskState::Consistent
+        }
+    }
+
+    fn peer_disk_state(&self) -> DiskState {
+        let Some(session) = &self.session else { return DiskState::Unknown };
+        match (session.stage, session.peer) {
+            (Stage::Idle | Stage::Leading { steady: true, .. } | Stage::Following { .. }, _) => {
+                DiskState::UpToDate
+            }
+            (Stage::Leading { .. }, _) => DiskState::Inconsistent,
+            _ => DiskState::Unknown,
+        }
+    }
+
+    fn connection(&self) -> Connection {
+        if !self.config.replicated {
+            return Connection::Single;
+        }
+        let Some(session) = &self.session else {
+            let looking = self.connect_wanted && self.discord.is_none() && !self.disk_failed;
+            return if looking { Connection::Connecting } else { Connection::StandAlone };
+        };
+        match (session.stage, self.posture.sync) {
+            (Stage::Leading { .. }, SyncRole::Source { .. }) => Connection::SyncSource,
+            (Stage::Following { .. }, SyncRole::Target) => Connection::SyncTarget,
+            (Stage::Leading { steady: true, .. } | Stage::Following { .. } | Stage::Idle, _) => {
+                Connection::Established
+            }
+            _ => Connection::Negotiating,
+        }
+    }
+}
+
+fn bit(shard: ShardId) -> u64 {
+    1 << shard.0
+}
+
+/// Did this node lose a volatile cache while it counted as in sync together with the other? Then the other may hold
+/// acknowledged writes that this copy lost. Alone it wrote through; stopped in order it had flushed.
+fn lost_cache(config: &CoordinatorConfig, superblock: &Superblock) -> bool {
+    let rebooted = superblock.boot_id != config.boot_id;
+    let shared = superblock.record.in_sync == crate::arbitration::NodeSet::BOTH;
+    let fresh = superblock.record.epoch.0 == 0;
+    let flags = superblock.flags;
+    let forgot = flags.outdated && shared;
+    config.replicated
+        && !fresh
+        && (forgot || (rebooted && config.volatile_cache && shared && !flags.clean_shutdown))
+}

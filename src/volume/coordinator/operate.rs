@@ -1,0 +1,195 @@
+//! The operator's requests: the gates before each, and the answers.
+
+use crate::arbitration::NodeSet;
+use crate::time::{Duration, Instant};
+
+use super::super::messages::{LinkRole, Service};
+use super::super::operator::{Event, OperatorCommand, Refusal, Role, Ticket};
+use super::procedure::{Goal, Procedure, Wait};
+use super::session::Stage;
+use super::{ControlEffect, ControlOutbox, Coordinator, DropReason};
+
+/// How long a switchover waits for the peer to take over.
+const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Coordinator {
+    pub(super) fn reply(&self, ticket: Option<Ticket>, result: Result<(), Refusal>, out: &mut ControlOutbox) {
+        if let Some(ticket) = ticket {
+            out.push(ControlEffect::Reply { ticket, result });
+        }
+    }
+
+    /// Requests that do not wait for their turn: those that would block behind a held volume, and refusals.
+    pub(super) fn answer_at_once(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        command: OperatorCommand,
+        out: &mut ControlOutbox,
+    ) -> bool {
+        let waiting = match self.procedure {
+            Some(Procedure { wait: Wait::Person(proposed), .. }) => Some(proposed),
+            _ => None,
+        };
+        match (command, waiting) {
+            (OperatorCommand::Promote { i_have_fenced: Some(node), .. }, Some(proposed)) => {
+                if node == self.me() {
+                    self.reply(Some(ticket), Err(Refusal::FencedSelf), out);
+                    return true;
+                }
+                out.push(ControlEffect::Event(Event::ForcedPromotion { fenced: node }));
+                self.on_won(now, proposed, out);
+                self.reply(Some(ticket), Ok(()), out);
+                true
+            }
+            (OperatorCommand::Promote { .. }, Some(_)) => {
+                self.reply(Some(ticket), Err(Refusal::NeedsOperator), out);
+                true
+            }
+            (OperatorCommand::Stop, Some(_)) => {
+                // Nothing is served and nothing can be decided: stopping loses nothing that was promised.
+                self.procedure = None;
+                self.begin_wind_down(Goal::Stop { ticket }, out);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the next request of the queue. Returns whether something was done.
+    pub(super) fn next_request(&mut self, _now: Instant, out: &mut ControlOutbox) -> bool {
+        let Some(&(ticket, command)) = self.requests.front() else { return false };
+        if !self.is_settled() && self.posture.service != Service::Both {
+            return false;
+        }
+        self.requests.pop_front();
+        let refused = match command {
+            OperatorCommand::Promote { seed, i_have_fenced } => {
+                self.promote(ticket, seed, i_have_fenced, out)
+            }
+            OperatorCommand::Demote => self.demote(ticket, out),
+            OperatorCommand::Switchover => self.switchover(ticket, out),
+            OperatorCommand::Connect { discard_my_data } => self.connect(ticket, discard_my_data, out),
+            OperatorCommand::Disconnect => self.disconnect(ticket, out),
+            OperatorCommand::Stop => {
+                self.begin_wind_down(Goal::Stop { ticket }, out);
+                Ok(())
+            }
+        };
+        if let Err(refusal) = refused {
+            self.reply(Some(ticket), Err(refusal), out);
+        }
+        true
+    }
+
+    fn promote(
+        &mut self,
+        ticket: Ticket,
+        seed: bool,
+        force: Option<crate::units::NodeId>,
+        out: &mut ControlOutbox,
+    ) -> Result<(), Refusal> {
+        if self.role == Role::Primary {
+            self.reply(Some(ticket), Ok(()), out);
+            return Ok(());
+        }
+        let flags = self.superblock.flags;
+        if self.disk_failed {
+            return Err(Refusal::DiskFailed);
+        }
+        if force == Some(self.me()) {
+            return Err(Refusal::FencedSelf);
+        }
+        if flags.just_created && !seed {
+            return Err(Refusal::NeverSynced);
+        }
+        if force.is_none() {
+            if flags.sync_target {
+                return Err(Refusal::Inconsistent);
+            }
+            if self.suspect {
+                return Err(Refusal::MayLackWrites);
+            }
+        }
+        let session = self.live_session();
+        let peer_leads = session.is_some_and(|session| matches!(session.stage, Stage::Following { .. }))
+            && self.superblock.record.primary == Some(self.me().peer())
+            && self.posture.link == LinkRole::Follow;
+        if peer_leads {
+            return Err(Refusal::PeerIsPrimary);
+        }
+        self.begin_promote(Some(ticket), seed, force, out);
+        Ok(())
+    }
+
+    fn demote(&mut self, ticket: Ticket, out: &mut ControlOutbox) -> Result<(), Refusal> {
+        if !self.config.replicated {
+            return Err(Refusal::NotReplicated);
+        }
+        if self.role == Role::Secondary {
+            self.reply(Some(ticket), Ok(()), out);
+            return Ok(());
+        }
+        self.begin_wind_down(Goal::Demote { ticket }, out);
+        Ok(())
+    }
+
+    fn switchover(&mut self, ticket: Ticket, out: &mut ControlOutbox) -> Result<(), Refusal> {
+        if self.role != Role::Primary {
+            return Err(Refusal::NotPrimary);
+        }
+        let ready =
+            self.live_session().is_some_and(|s| matches!(s.stage, Stage::Leading { steady: true, .. }));
+        if !ready || self.superblock.record.in_sync != NodeSet::BOTH {
+            return Err(Refusal::PeerNotReady);
+        }
+        self.begin_wind_down(Goal::Switchover { ticket: Some(ticket) }, out);
+        Ok(())
+    }
+
+    /// The peer was told to take over; the operator hears when it leads.
+    pub(super) fn await_take_over(&mut self, ticket: Option<Ticket>, _out: &mut ControlOutbox) {
+        let since = self.session.as_ref().map_or(Instant(0), |session| session.heard);
+        self.handing_over = Some((ticket, since + TAKE_OVER_PATIENCE));
+    }
+
+    pub(super) fn end_hand_over(&mut self, result: Result<(), Refusal>, out: &mut ControlOutbox) {
+        if let Some((ticket, _)) = self.handing_over.take() {
+            self.reply(ticket, result, out);
+        }
+    }
+
+    fn connect(&mut self, ticket: Ticket, discard: bool, out: &mut ControlOutbox) -> Result<(), Refusal> {
+        if !self.config.replicated {
+            return Err(Refusal::NotReplicated);
+        }
+        if self.disk_failed {
+            return Err(Refusal::DiskFailed);
+        }
+        if discard && self.role == Role::Primary {
+            return Err(Refusal::Busy);
+        }
+        self.connect_wanted = true;
+        self.discord = None;
+        self.discard = discard;
+        self.reply(Some(ticket), Ok(()), out);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, ticket: Ticket, out: &mut ControlOutbox) -> Result<(), Refusal> {
+        if !self.config.replicated {
+            return Err(Refusal::NotReplicated);
+        }
+        self.connect_wanted = false;
+        self.drop_session(DropReason::OnPurpose, out);
+        self.reply(Some(ticket), Ok(()), out);
+        Ok(())
+    }
+
+    /// The own device failed an operation.
+    pub(super) fn on_disk_fault(&mut self, out: &mut ControlOutbox) {
+        if !core::mem::replace(&mut self.disk_failed, true) {
+            out.push(ControlEffect::Event(Event::DiskFailed));
+        }
+    }
+}

@@ -1,0 +1,690 @@
+//! Procedures: chains of steps, each of which asks for one thing and goes on when it is done. See the drawing in the
+//! parent module. Nothing interrupts a procedure except the failure of the own disk; what happened meanwhile is seen
+//! by reconcile when it is over.
+
+use crate::arbitration::{Epoch, NodeSet, Record};
+use crate::replication::control::{Control, Copy};
+use crate::storage::Generations;
+use crate::time::Instant;
+use crate::units::{NodeId, SessionId};
+
+use super::super::effect::OpId;
+use super::super::messages::{LinkRole, Service, SyncRole};
+use super::super::mutant::Mutant;
+use super::super::operator::{Event, Refusal, Role, Ticket};
+use super::session::{Awaited, Stage};
+use super::{CasOutcome, ControlEffect, ControlOutbox, Coordinator, RecordOutcome};
+
+/// What a procedure is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Goal {
+    /// After start: record the boot, let the parts report.
+    Boot,
+    /// Primary whose peer is gone (D3).
+    GoAlone,
+    /// Serve. `force`: the other node is fenced, says the operator.
+    Promote {
+        ticket: Option<Ticket>,
+        seed: bool,
+        force: Option<NodeId>,
+        beside: Option<SessionId>,
+    },
+    /// Primary: the target is in sync; count it in.
+    AddPeer {
+        session: SessionId,
+    },
+    /// Secondary that was sync source: the other copy is equal again.
+    EndIdleSync {
+        session: SessionId,
+    },
+    /// Follow a leader.
+    Follow {
+        session: SessionId,
+        epoch: Epoch,
+        copy: Copy,
+    },
+    /// Target: everything was received.
+    FinishTarget {
+        session: SessionId,
+    },
+    /// Follower: the record changed.
+    Commit {
+        session: SessionId,
+        idle: bool,
+    },
+    Demote {
+        ticket: Ticket,
+    },
+    Switchover {
+        ticket: Option<Ticket>,
+    },
+    Stop {
+        ticket: Ticket,
+    },
+    /// Somebody else took over: stop serving.
+    Fence,
+    /// The own disk failed while the peer is in sync: give the record to the peer.
+    Surrender,
+}
+
+/// What a running procedure waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    /// All parts settled in the current posture.
+    Settled,
+    Flushed(OpId),
+    Recorded(OpId),
+    /// The arbiter's record.
+    Read,
+    /// The answer to this change.
+    Swap(Record),
+    /// The arbiter is a person: `promote --force` answers for this change.
+    Person(Record),
+}
+
+/// A procedure and the step it is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Procedure {
+    pub goal: Goal,
+    pub wait: Wait,
+}
+
+impl Procedure {
+    /// May a session be established while it runs? Not while it decides alone.
+    pub fn lets_peer_in(&self) -> bool {
+        matches!(
+            self.goal,
+            Goal::AddPeer { .. } | Goal::EndIdleSync { .. } | Goal::Follow { .. } | Goal::FinishTarget { .. }
+        ) || matches!(self.goal, Goal::Commit { .. })
+            || matches!(self.goal, Goal::Promote { beside: Some(_), .. })
+    }
+}
+
+impl Coordinator {
+    fn begin(&mut self, goal: Goal, wait: Wait) {
+        self.set_procedure(Procedure { goal, wait });
+    }
+
+    fn wait_for(&mut self, wait: Wait) {
+        self.procedure.as_mut().expect("a procedure runs").wait = wait;
+    }
+
+    fn done(&mut self) {
+        self.procedure = None;
+    }
+
+    fn settle_without_link(&mut self, service: Service, out: &mut ControlOutbox) {
+        self.set_posture(
+            |posture| {
+                posture.service = service;
+                posture.session = None;
+                posture.link = LinkRole::Off;
+                posture.sync = SyncRole::None;
+                posture.wind_down = false;
+            },
+            out,
+        );
+    }
+
+    fn record(&mut self, out: &mut ControlOutbox) {
+        let op = self.write_superblock(out);
+        self.wait_for(Wait::Recorded(op));
+    }
+
+    fn flush_first(&mut self, out: &mut ControlOutbox) {
+        let op = self.flush(out);
+        self.wait_for(Wait::Flushed(op));
+    }
+
+    fn swap(&mut self, expected: Record, mut proposed: Record, out: &mut ControlOutbox) {
+        proposed.epoch = expected.epoch.next();
+        proposed.nonce = self.fresh();
+        out.push(ControlEffect::Cas { expected, proposed });
+        self.wait_for(Wait::Swap(proposed));
+    }
+
+    // ---- beginnings ----
+
+    pub(super) fn begin_boot(&mut self, out: &mut ControlOutbox) {
+        // A doubt must outlive the next restart, which would see today's boot identifier.
+        self.superblock.flags.outdated |= self.suspect;
+        self.superblock.flags.clean_shutdown = false;
+        let op = self.write_superblock(out);
+        self.begin(Goal::Boot, Wait::Recorded(op));
+        let (record, flags) = (self.superblock.record, self.superblock.flags);
+        out.push(ControlEffect::Event(Event::Started { record, flags }));
+    }
+
+    pub(super) fn begin_go_alone(&mut self, out: &mut ControlOutbox) {
+        out.push(ControlEffect::Event(Event::Suspended));
+        self.begin(Goal::GoAlone, Wait::Settled);
+        self.settle_without_link(Service::Held, out);
+        self.drop_session(super::DropReason::OnPurpose, out);
+    }
+
+    pub(super) fn begin_promote(
+        &mut self,
+        ticket: Option<Ticket>,
+        seed: bool,
+        force: Option<NodeId>,
+        out: &mut ControlOutbox,
+    ) {
+        let beside =
+            self.live_session().filter(|session| session.stage == Stage::Idle).map(|session| session.id);
+        self.begin(Goal::Promote { ticket, seed, force, beside }, Wait::Settled);
+        if beside.is_some() {
+            out.push(ControlEffect::ReadRecord);
+            self.wait_for(Wait::Read);
+            return;
+        }
+        self.close_link(out);
+    }
+
+    /// R2: close the link, drop what was received but not applied, let the own disk drain.
+    fn close_link(&mut self, out: &mut ControlOutbox) {
+        self.drop_session(super::DropReason::OnPurpose, out);
+        self.settle_without_link(Service::Closed, out);
+        self.wait_for(Wait::Settled);
+    }
+
+    /// The old primary handed over: lead.
+    pub(super) fn begin_take_over(&mut self, record: Record, out: &mut ControlOutbox) {
+        self.superblock.record = record;
+        let session = self.session.as_ref().expect("handed over in a session").id;
+        self.set_stage(Stage::Idle);
+        self.settle_without_link(Service::Closed, out);
+        let goal = Goal::Promote { ticket: None, seed: false, force: None, beside: Some(session) };
+        self.begin(goal, Wait::Settled);
+    }
+
+    pub(super) fn begin_following(
+        &mut self,
+        epoch: Epoch,
+        record: Record,
+        copy: Copy,
+        out: &mut ControlOutbox,
+    ) {
+        let session = self.session.as_ref().expect("led in a session").id;
+        self.superblock.record = record;
+        if copy != Copy::Nothing {
+            self.superblock.flags.sync_target = true;
+            self.superblock.flags.full_sync |= copy == Copy::Everything;
+            let full = copy == Copy::Everything;
+            out.push(ControlEffect::Event(Event::ResyncStarted { source: false, full }));
+        }
+        self.set_stage(Stage::Following { copy });
+        let op = self.write_superblock(out);
+        self.begin(Goal::Follow { session, epoch, copy }, Wait::Recorded(op));
+    }
+
+    pub(super) fn begin_finish_target(&mut self, generations: Generations, out: &mut ControlOutbox) {
+        let session = self.session.as_ref().expect("synchronised in a session").id;
+        self.superblock.generations.adopt(&generations);
+        let flags = &mut self.superblock.flags;
+        flags.sync_target = false;
+        flags.full_sync = false;
+        flags.just_created = false;
+        flags.outdated = false;
+        self.suspect = false;
+        self.discard = false;
+        let op = self.write_superblock(out);
+        self.begin(Goal::FinishTarget { session }, Wait::Recorded(op));
+    }
+
+    pub(super) fn begin_commit(&mut self, record: Record, idle: bool, out: &mut ControlOutbox) {
+        let session = self.session.as_ref().expect("told in a session").id;
+        self.superblock.record = record;
+        let op = self.write_superblock(out);
+        self.begin(Goal::Commit { session, idle }, Wait::Recorded(op));
+    }
+
+    /// From now on the peer's acknowledgement is needed: before the arbiter hears of it, not after (R3).
+    pub(super) fn begin_add_peer(&mut self, out: &mut ControlOutbox) {
+        let session = self.session.as_ref().expect("a leader has a session").id;
+        self.set_posture(
+            |posture| {
+                posture.service = Service::Both;
+                posture.sync = SyncRole::None;
+            },
+            out,
+        );
+        self.begin(Goal::AddPeer { session }, Wait::Settled);
+    }
+
+    pub(super) fn begin_end_idle_sync(&mut self, out: &mut ControlOutbox) {
+        let session = self.session.as_ref().expect("a leader has a session").id;
+        self.superblock.generations.back_in_sync();
+        let op = self.write_superblock(out);
+        self.begin(Goal::EndIdleSync { session }, Wait::Recorded(op));
+    }
+
+    /// Stops in order: what runs finishes on both copies if the peer is in sync, and the activity log is emptied.
+    pub(super) fn begin_wind_down(&mut self, goal: Goal, out: &mut ControlOutbox) {
+        let together = self.posture.service == Service::Both;
+        self.set_serving(false, out);
+        self.begin(goal, Wait::Settled);
+        if !together {
+            self.drop_session(super::DropReason::OnPurpose, out);
+        }
+        self.wind_down(together, out);
+    }
+
+    fn wind_down(&mut self, together: bool, out: &mut ControlOutbox) {
+        self.set_posture(
+            |posture| {
+                posture.service = Service::Closed;
+                posture.wind_down = true;
+                posture.sync = SyncRole::None;
+                if !together {
+                    posture.session = None;
+                    posture.link = LinkRole::Off;
+                }
+            },
+            out,
+        );
+    }
+
+    /// The session went away. A procedure that waits for the peer's part of winding down must not wait for ever.
+    pub(super) fn on_session_lost(&mut self, out: &mut ControlOutbox) {
+        let Some(Procedure { goal, wait: Wait::Settled }) = self.procedure else { return };
+        match goal {
+            Goal::Demote { .. } | Goal::Stop { .. } => self.wind_down(false, out),
+            Goal::Switchover { ticket } => {
+                self.done();
+                self.reply(ticket, Err(Refusal::PeerNotReady), out);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn begin_fence(&mut self, out: &mut ControlOutbox) {
+        self.superseded = false;
+        let record = self.superblock.record;
+        out.push(ControlEffect::Event(Event::Superseded { record }));
+        self.set_serving(false, out);
+        self.role = Role::Secondary;
+        self.drop_session(super::DropReason::OnPurpose, out);
+        self.settle_without_link(Service::Closed, out);
+        self.begin(Goal::Fence, Wait::Settled);
+    }
+
+    /// The disk failed. With an in-sync peer the service can be handed over; otherwise requests end in errors where
+    /// they are. Returns whether a procedure was begun.
+    pub(super) fn begin_surrender(&mut self, out: &mut ControlOutbox) -> bool {
+        self.surrendered = true;
+        self.drop_session(super::DropReason::OnPurpose, out);
+        let shared = self.superblock.record.in_sync == NodeSet::BOTH;
+        if self.role == Role::Secondary || !shared {
+            return true;
+        }
+        self.set_serving(false, out);
+        self.role = Role::Secondary;
+        self.settle_without_link(Service::Closed, out);
+        // The disk may never answer what it was asked, so nothing is waited for but the arbiter.
+        let peer = self.me().peer();
+        self.begin(Goal::Surrender, Wait::Settled);
+        let proposed = Record { primary: Some(peer), in_sync: NodeSet::only(peer), ..Record::default() };
+        self.swap(self.superblock.record, proposed, out);
+        true
+    }
+
+    // ---- completions ----
+
+    pub(super) fn on_settled(&mut self, _now: Instant, out: &mut ControlOutbox) {
+        let Some(Procedure { goal, wait: Wait::Settled }) = self.procedure else { return };
+        match goal {
+            Goal::Boot => self.end_boot(out),
+            Goal::GoAlone if self.config.mutants.has(Mutant::AloneBeforeArbiter) => {
+                self.settle_without_link(Service::Alone, out);
+                self.ask_alone(out);
+            }
+            Goal::GoAlone if self.config.mutants.has(Mutant::SkipFlushBeforeAlone) => self.ask_alone(out),
+            Goal::GoAlone => self.flush_first(out),
+            Goal::Promote { .. } => {
+                out.push(ControlEffect::ReadRecord);
+                self.wait_for(Wait::Read);
+            }
+            Goal::AddPeer { .. } if self.superblock.record.in_sync == NodeSet::BOTH => {
+                self.count_peer_in(out)
+            }
+            Goal::AddPeer { .. } => {
+                let record = self.superblock.record;
+                let proposed = Record { primary: Some(self.me()), in_sync: NodeSet::BOTH, ..record };
+                self.swap(record, proposed, out);
+            }
+            Goal::Follow { session, copy, .. } => {
+                self.done();
+                if self.is_current(session) {
+                    self.set_stage(Stage::Following { copy });
+                    self.send(Control::Following, out);
+                }
+            }
+            Goal::FinishTarget { session } => {
+                self.done();
+                if self.is_current(session) {
+                    self.set_stage(Stage::Following { copy: Copy::Nothing });
+                    self.send(Control::SyncDoneAck, out);
+                }
+                out.push(ControlEffect::Event(Event::ResyncFinished { source: false }));
+            }
+            Goal::EndIdleSync { .. } | Goal::Commit { .. } => self.done(),
+            Goal::Demote { .. } | Goal::Stop { .. } | Goal::Switchover { .. } => self.flush_first(out),
+            Goal::Fence => {
+                self.superblock.flags.outdated |= !self.superblock.record.in_sync.contains(self.me());
+                self.record(out);
+            }
+            Goal::Surrender => {}
+        }
+    }
+
+    pub(super) fn on_written(&mut self, now: Instant, op: OpId, out: &mut ControlOutbox) {
+        let Some(Procedure { goal, wait }) = self.procedure else { return };
+        match wait {
+            Wait::Flushed(wanted) if wanted == op => self.on_flushed(now, goal, out),
+            Wait::Recorded(wanted) if wanted == op => self.on_recorded(now, goal, out),
+            _ => {}
+        }
+    }
+
+    fn on_flushed(&mut self, now: Instant, goal: Goal, out: &mut ControlOutbox) {
+        match goal {
+            Goal::GoAlone => self.ask_alone(out),
+            Goal::Promote { .. } => self.ask_promotion(out),
+            Goal::Switchover { .. } => {
+                let record = self.superblock.record;
+                let peer = self.me().peer();
+                self.swap(record, Record { primary: Some(peer), ..record }, out);
+            }
+            Goal::Demote { .. } => {
+                self.role = Role::Secondary;
+                self.record(out);
+            }
+            Goal::Stop { .. } => {
+                self.role = Role::Secondary;
+                self.superblock.flags.clean_shutdown = true;
+                self.record(out);
+            }
+            _ => self.on_settled(now, out),
+        }
+    }
+
+    fn ask_alone(&mut self, out: &mut ControlOutbox) {
+        let record = self.superblock.record;
+        let proposed = Record { primary: Some(self.me()), in_sync: NodeSet::only(self.me()), ..record };
+        self.swap(record, proposed, out);
+    }
+
+    /// The record is at hand (in the superblock) and every gate was passed: ask the arbiter.
+    fn ask_promotion(&mut self, out: &mut ControlOutbox) {
+        let Some(Procedure { goal: Goal::Promote { beside, .. }, .. }) = self.procedure else { return };
+        let record = self.superblock.record;
+        let in_sync = if beside.is_some() { NodeSet::BOTH } else { NodeSet::only(self.me()) };
+        self.swap(record, Record { primary: Some(self.me()), in_sync, ..record }, out);
+    }
+
+    pub(super) fn on_record_read(&mut self, _now: Instant, outcome: RecordOutcome, out: &mut ControlOutbox) {
+        let Some(Procedure { goal: Goal::Promote { ticket, force, seed, beside }, wait: Wait::Read }) =
+            self.procedure
+        else {
+            return;
+        };
+        let hint = match outcome {
+            RecordOutcome::Known(record) => record,
+            // Only this node's own knowledge is left.
+            RecordOutcome::NeedsOperator => self.superblock.record,
+            RecordOutcome::Unreachable => return self.refuse_promotion(Refusal::ArbiterUnreachable, out),
+        };
+        let fresh = hint.epoch == Epoch(0);
+        if hint.epoch < self.superblock.record.epoch {
+            let seen = self.superblock.record;
+            return self.refuse_promotion(Refusal::ArbiterLostData { record: hint, seen }, out);
+        }
+        if force.is_none() && !fresh && !hint.in_sync.contains(self.me()) {
+            return self.refuse_promotion(Refusal::NotInSync { record: hint }, out);
+        }
+        if self.superblock.flags.just_created {
+            if !seed || !(fresh || force.is_some()) {
+                return self.refuse_promotion(Refusal::NeverSynced, out);
+            }
+            self.superblock.flags.just_created = false;
+            self.superblock.generations = Generations::new(self.fresh());
+        }
+        self.superblock.record = hint;
+        // Beside a peer that the record leaves out this node serves alone first; the resync counts the peer in.
+        let together = fresh || hint.in_sync == NodeSet::BOTH;
+        if beside.is_some_and(|session| self.is_current(session) && together) {
+            return self.ask_promotion(out);
+        }
+        if beside.is_some() {
+            let goal = Goal::Promote { ticket, seed, force, beside: None };
+            self.procedure = Some(Procedure { goal, wait: Wait::Read });
+            return self.close_link(out);
+        }
+        self.flush_first(out);
+    }
+
+    pub(super) fn on_swapped(&mut self, now: Instant, outcome: CasOutcome, out: &mut ControlOutbox) {
+        let Some(Procedure { goal, wait: Wait::Swap(proposed) }) = self.procedure else { return };
+        match outcome {
+            CasOutcome::Won => self.on_won(now, proposed, out),
+            CasOutcome::NeedsOperator => match goal {
+                Goal::Promote { force: Some(_), .. } => self.on_won(now, proposed, out),
+                Goal::Promote { beside: Some(_), .. } | Goal::Switchover { .. } | Goal::AddPeer { .. } => {
+                    // Both nodes are here and agree; no third vote is needed to widen or move the set.
+                    self.on_won(now, proposed, out);
+                }
+                Goal::Promote { .. } => self.refuse_promotion(Refusal::NeedsOperator, out),
+                _ => self.wait_for(Wait::Person(proposed)),
+            },
+            CasOutcome::Lost(current) => self.on_lost(goal, current, out),
+        }
+    }
+
+    /// The change is committed: rights grow by this, and by nothing else (R1).
+    pub(super) fn on_won(&mut self, _now: Instant, record: Record, out: &mut ControlOutbox) {
+        let Some(Procedure { goal, .. }) = self.procedure else { return };
+        let alone = record.in_sync == NodeSet::only(self.me());
+        self.superblock.record = record;
+        if alone && record.primary == Some(self.me()) && !self.config.mutants.has(Mutant::SkipGenerationBump)
+        {
+            let fresh = self.fresh();
+            self.superblock.generations.go_alone(fresh);
+        }
+        match goal {
+            Goal::AddPeer { .. } => self.superblock.generations.back_in_sync(),
+            Goal::Promote { .. } => {
+                self.discord = None;
+                self.suspect = false;
+                self.superblock.flags.outdated = false;
+                self.superblock.flags.sync_target = false;
+                self.superblock.flags.full_sync = false;
+            }
+            Goal::Surrender => return self.done(),
+            _ => {}
+        }
+        self.record(out);
+    }
+
+    fn on_lost(&mut self, goal: Goal, current: Record, out: &mut ControlOutbox) {
+        match goal {
+            Goal::GoAlone | Goal::AddPeer { .. } => {
+                self.superblock.record = current;
+                self.done();
+                self.superseded = true;
+            }
+            Goal::Switchover { ticket } => {
+                self.superblock.record = current;
+                self.done();
+                self.reply(ticket, Err(Refusal::LostRace { record: current }), out);
+                self.superseded = true;
+            }
+            Goal::Promote { .. } => self.refuse_promotion(Refusal::LostRace { record: current }, out),
+            _ => self.done(),
+        }
+    }
+
+    fn refuse_promotion(&mut self, refusal: Refusal, out: &mut ControlOutbox) {
+        if let Some(Procedure { goal: Goal::Promote { ticket, .. }, .. }) = self.procedure {
+            self.reply(ticket, Err(refusal), out);
+        }
+        self.done();
+    }
+
+    fn on_recorded(&mut self, _now: Instant, goal: Goal, out: &mut ControlOutbox) {
+        match goal {
+            Goal::Boot => {
+                self.settle_without_link(Service::Closed, out);
+                self.wait_for(Wait::Settled);
+            }
+            Goal::GoAlone => {
+                self.done();
+                self.serve_alone(out);
+            }
+            Goal::Promote { ticket, force, beside, .. } => self.end_promote(ticket, force, beside, out),
+            Goal::AddPeer { .. } => self.count_peer_in(out),
+            Goal::EndIdleSync { session } => {
+                if self.is_current(session) {
+                    self.set_stage(Stage::Idle);
+                    self.send(Control::Commit { record: self.superblock.record, idle: true }, out);
+                }
+                self.settle_without_link(Service::Closed, out);
+                self.wait_for(Wait::Settled);
+            }
+            Goal::Follow { session, epoch, copy } => self.listen(session, epoch, copy, out),
+            Goal::FinishTarget { .. } => {
+                self.set_posture(|posture| posture.sync = SyncRole::None, out);
+                self.wait_for(Wait::Settled);
+            }
+            Goal::Commit { session, idle } if idle => {
+                if self.is_current(session) {
+                    self.set_stage(Stage::Idle);
+                }
+                self.settle_without_link(Service::Closed, out);
+                self.wait_for(Wait::Settled);
+            }
+            Goal::Commit { .. } => self.done(),
+            Goal::Demote { ticket } => {
+                self.done();
+                out.push(ControlEffect::Event(Event::Demoted));
+                // Meet again, as two secondaries.
+                self.drop_session(super::DropReason::OnPurpose, out);
+                self.reply(Some(ticket), Ok(()), out);
+            }
+            Goal::Stop { ticket } => {
+                self.done();
+                self.stopped = true;
+                self.drop_session(super::DropReason::OnPurpose, out);
+                out.push(ControlEffect::Event(Event::Stopped));
+                self.reply(Some(ticket), Ok(()), out);
+            }
+            Goal::Switchover { ticket } => self.hand_over(ticket, out),
+            Goal::Fence | Goal::Surrender => self.done(),
+        }
+    }
+
+    // ---- ends ----
+
+    fn end_boot(&mut self, out: &mut ControlOutbox) {
+        self.done();
+        if !self.config.replicated {
+            self.role = Role::Primary;
+            self.settle_without_link(Service::Standalone, out);
+            self.set_serving(true, out);
+        }
+    }
+
+    fn serve_alone(&mut self, out: &mut ControlOutbox) {
+        let record = self.superblock.record;
+        out.push(ControlEffect::Event(Event::AloneNow { record }));
+        self.settle_without_link(Service::Alone, out);
+        self.set_serving(true, out);
+    }
+
+    fn end_promote(
+        &mut self,
+        ticket: Option<Ticket>,
+        force: Option<NodeId>,
+        beside: Option<SessionId>,
+        out: &mut ControlOutbox,
+    ) {
+        self.done();
+        self.role = Role::Primary;
+        if let Some(fenced) = force {
+            out.push(ControlEffect::Event(Event::ForcedPromotion { fenced }));
+        }
+        let record = self.superblock.record;
+        out.push(ControlEffect::Event(Event::Promoted { record, alone: beside.is_none() }));
+        self.reply(ticket, Ok(()), out);
+        match beside {
+            None => self.serve_alone(out),
+            Some(session) if self.is_current(session) => self.begin_leading(Copy::Nothing, out),
+            // The peer went away meanwhile: reconcile goes alone.
+            Some(_) => {}
+        }
+    }
+
+    fn count_peer_in(&mut self, out: &mut ControlOutbox) {
+        let Some(Procedure { goal: Goal::AddPeer { session }, .. }) = self.procedure else { return };
+        self.done();
+        let record = self.superblock.record;
+        out.push(ControlEffect::Event(Event::PeerInSync { record }));
+        if self.is_current(session) {
+            self.set_stage(Stage::Leading { copy: Copy::Nothing, awaited: Awaited::Nothing, steady: true });
+            self.send(Control::Commit { record, idle: false }, out);
+        }
+    }
+
+    fn listen(&mut self, session: SessionId, epoch: Epoch, copy: Copy, out: &mut ControlOutbox) {
+        let Some(peer_shards) =
+            self.live_session().filter(|live| live.id == session).map(|live| live.peer_shards)
+        else {
+            return self.done();
+        };
+        self.set_posture(
+            |posture| {
+                posture.service = Service::Closed;
+                posture.session = Some(session);
+                posture.peer_shards = peer_shards;
+                posture.link = LinkRole::Follow;
+                posture.sync = if copy == Copy::Nothing { SyncRole::None } else { SyncRole::Target };
+                posture.wind_down = false;
+                posture.epoch = epoch;
+            },
+            out,
+        );
+        self.wait_for(Wait::Settled);
+    }
+
+    fn hand_over(&mut self, ticket: Option<Ticket>, out: &mut ControlOutbox) {
+        self.done();
+        self.role = Role::Secondary;
+        let record = self.superblock.record;
+        out.push(ControlEffect::Event(Event::HandedOver { record }));
+        self.settle_without_link(Service::Closed, out);
+        self.set_stage(Stage::Idle);
+        self.send(Control::Handover { record }, out);
+        self.await_take_over(ticket, out);
+    }
+
+    pub(super) fn is_current(&self, session: SessionId) -> bool {
+        self.live_session().is_some_and(|live| live.id == session)
+    }
+
+    /// The own disk failed in the middle: there is nothing to wait for any more.
+    pub(super) fn give_up_procedure(&mut self, out: &mut ControlOutbox) {
+        let Some(procedure) = self.procedure else { return };
+        if matches!(procedure.wait, Wait::Swap(_)) {
+            return;
+        }
+        self.procedure = None;
+        match procedure.goal {
+            Goal::Promote { ticket, .. } | Goal::Switchover { ticket } => {
+                self.reply(ticket, Err(Refusal::DiskFailed), out);
+            }
+            Goal::Demote { ticket } | Goal::Stop { ticket } => {
+                self.reply(Some(ticket), Err(Refusal::DiskFailed), out)
+            }
+            _ => {}
+        }
+    }
+}
