@@ -84,6 +84,8 @@ pub struct Lane {
     extents: Vec<ExtentUse>,
     activity_pages: Vec<Page>,
     bitmap_pages: Vec<Page>,
+    /// Some page wants to be written: look through them. Most inputs want none.
+    pages_wanted: bool,
     /// Hot extents, longest hot first.
     hot_order: VecDeque<u32>,
     hot_max: usize,
@@ -113,6 +115,7 @@ impl Lane {
             extents: vec![ExtentUse::default(); extents as usize],
             activity_pages: vec![Page::default(); activity_pages as usize],
             bitmap_pages: vec![Page::default(); bitmap_pages as usize],
+            pages_wanted: false,
             hot_order,
             hot_max,
             unstable: VecDeque::new(),
@@ -122,7 +125,9 @@ impl Lane {
             eviction: None,
         };
         // Bits that loading derived from the activity log are in memory only.
-        lane.bitmap_pages.iter_mut().for_each(|page| page.changed = true);
+        for at in 0..lane.hot_order.len() {
+            lane.bitmap_changed(lane.hot_order[at]);
+        }
         lane
     }
 
@@ -155,6 +160,7 @@ impl Lane {
             self.hot_order.push_back(index);
             page.changed = true;
             page.wanted = true;
+            self.pages_wanted = true;
             self.extents[index as usize].hot_since = page.next_write();
         }
         let write = self.extents[index as usize].hot_since;
@@ -247,6 +253,7 @@ impl Lane {
             let page = &mut self.bitmap_pages[number];
             page.wanted |= page.changed;
         }
+        self.pages_wanted = true;
         self.eviction = Some(eviction);
         self.finish_eviction(stable);
         unstable
@@ -275,6 +282,7 @@ impl Lane {
             let number = self.activity.page_of(index) as usize;
             self.activity_pages[number].changed = true;
             self.activity_pages[number].wanted = true;
+            self.pages_wanted = true;
         }
         let activity = &self.activity;
         self.hot_order.retain(|&index| activity.is_hot(index));
@@ -284,20 +292,31 @@ impl Lane {
 
     /// Names every page whose write is to begin now.
     pub fn pump_pages(&mut self, mut begin: impl FnMut(MetaPage)) {
+        if !self.pages_wanted {
+            return;
+        }
         let lane = self.id;
+        let mut left = false;
         for (number, page) in self.activity_pages.iter_mut().enumerate() {
             if begin_write(page) {
                 begin(MetaPage::ActivityLog { lane, page: number as u32 });
             }
-        }
-        if self.eviction.is_none() && !self.bitmap_pages.iter().any(|page| page.wanted) {
-            return;
+            left |= page.wanted;
         }
         for (number, page) in self.bitmap_pages.iter_mut().enumerate() {
             if begin_write(page) {
                 begin(MetaPage::Bitmap { lane, page: number as u32 });
             }
+            left |= page.wanted;
         }
+        // Pages that changed again under their own write go next.
+        self.pages_wanted = left;
+    }
+
+    /// Asks for every bitmap page that memory is ahead of, so that a later start finds the bits as they are now.
+    pub fn want_changed_pages(&mut self) {
+        self.bitmap_pages.iter_mut().for_each(|page| page.wanted |= page.changed);
+        self.pages_wanted = true;
     }
 
     /// A page write completed. Appends the slots that waited for it.

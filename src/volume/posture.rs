@@ -5,6 +5,7 @@ use crate::block::BlockStatus;
 use crate::time::Instant;
 
 use super::effect::{Effect, Outbox};
+use super::lane::Lane;
 use super::messages::{LinkRole, Posture, Service, SyncRole};
 use super::part::Part;
 use super::work::{Half, Kind, Stage};
@@ -27,8 +28,14 @@ impl Part {
                 self.begin_source(full, out);
             }
             SyncRole::Target if link_changed || old.sync != SyncRole::Target => self.reset_sync(),
-            SyncRole::None if old.sync != SyncRole::None => self.reset_sync(),
+            SyncRole::None if old.sync != SyncRole::None => {
+                self.reset_sync();
+                self.lanes.iter_mut().for_each(Lane::want_changed_pages);
+            }
             _ => {}
+        }
+        if posture.wind_down {
+            self.lanes.iter_mut().for_each(Lane::want_changed_pages);
         }
         match posture.service {
             Service::Held => {}

@@ -62,6 +62,11 @@ impl Coordinator {
         if !self.is_settled() && self.posture.service != Service::Both {
             return false;
         }
+        let meeting = self.live_session().is_some_and(|session| session.stage == Stage::Meeting);
+        if meeting && matches!(command, OperatorCommand::Promote { .. }) {
+            // In a moment it is known whether the two can serve together.
+            return false;
+        }
         self.requests.pop_front();
         let refused = match command {
             OperatorCommand::Promote { seed, i_have_fenced } => {
