@@ -3,13 +3,24 @@
 
 pub mod buffers;
 pub mod device;
+pub mod duplex;
+pub mod link_driver;
 pub mod mesh;
 pub mod op_slab;
+pub mod plumbing;
 pub mod reactor;
+pub mod registry;
 pub mod ring;
+pub mod run;
+pub mod shard;
+pub mod sockets;
 pub mod stream;
+pub mod target_driver;
+pub mod volume_driver;
+pub mod zero;
 
 pub use ring::probe;
+pub use run::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, Tuning};
 
 #[cfg(test)]
 mod tests;

@@ -82,6 +82,15 @@ impl Inbound {
         })
     }
 
+    /// With bytes that were received elsewhere.
+    pub fn with_unread(unread: &[u8]) -> Box<Self> {
+        assert!(unread.len() <= STAGING_BYTES, "it was received into an area of this size");
+        let mut inbound = Self::new();
+        inbound.staging[..unread.len()].copy_from_slice(unread);
+        inbound.end = unread.len();
+        inbound
+    }
+
     /// Has the last demand been met? Only then is the core asked for the next.
     pub fn wants_demand(&self) -> bool {
         self.pending == Pending::None

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::buffers::{Arena, ArenaPlan, Purpose, Quota, Returned, ShardPool};
 use super::device::{Device, PAGE_BYTES, Page};
-use super::op_slab::Slab;
+use super::plumbing::ConnNo;
 use super::reactor::{Completion, DiskTag, Reactor, StreamOwner};
 use super::ring::Wait;
 use super::stream::{Inbound, Met, SendBatch};
@@ -30,7 +30,7 @@ pub(super) fn build_directory() -> std::path::PathBuf {
 }
 
 fn owner() -> StreamOwner {
-    StreamOwner::Target(Slab::with_capacity(1).insert(()))
+    StreamOwner::Target(ConnNo(0))
 }
 
 fn next(reactor: &mut Reactor) -> Completion {

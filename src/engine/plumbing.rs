@@ -1,0 +1,125 @@
+//! What the drivers of one shard share: the ring, the buffers, the mesh, the time of the turn, and the requests and
+//! answers that wait to be routed.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use super::buffers::{Returned, ShardPool};
+use super::link_driver::ReadyLink;
+use super::mesh::Endpoint;
+use super::reactor::Reactor;
+use crate::block::{BlockCompletion, BlockOp, BlockRequest};
+use crate::iscsi::{Connection, NexusName};
+use crate::time::Instant;
+use crate::units::{BufId, Geometry, SessionId, ShardId};
+use crate::volume::messages::{PartReport, Posture};
+
+/// Engine-wide number of an initiator's connection; given out and taken back by shard 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnNo(pub u32);
+
+/// Messages between shards.
+pub enum Message {
+    Block(BlockRequest),
+    Done(BlockCompletion),
+    /// A buffer of the receiver whose last user is gone.
+    Free(BufId),
+    /// Shard 0 → another: serve this connection from now on.
+    Adopt(Box<MovedConnection>),
+    /// Shard 0 → owner: drop this connection, a newer session takes its place.
+    Replace(ConnNo),
+    /// Owner → shard 0: the connection is gone and its number free.
+    Gone(ConnNo),
+    /// Shard 0 → all: what the coordinator has decided.
+    Posture(Posture),
+    /// A part → shard 0.
+    Report(PartReport),
+    /// Shard 0 → owner: drive this link to the peer from now on.
+    AdoptLink(Box<ReadyLink>),
+    /// Shard 0 → all: the session with the peer is over.
+    DropSession(SessionId),
+    /// Owner → shard 0: a data link broke.
+    LinkLost(SessionId, String),
+    /// Shard 0 → all: drop every initiator (the node does not serve any more).
+    DropInitiators,
+    /// Shard 0 → all: end the loop.
+    Stop,
+}
+
+/// A connection on its way to another shard, between login and full feature phase: nothing is in flight.
+pub struct MovedConnection {
+    pub number: ConnNo,
+    pub core: Connection,
+    pub fd: OwnedFd,
+    /// Received, but not consumed by the core.
+    pub unread: Vec<u8>,
+    pub nexus: NexusName,
+}
+
+pub struct Plumbing {
+    pub now: Instant,
+    pub shard: ShardId,
+    pub geometry: Geometry,
+    pub reactor: Reactor,
+    pub pool: ShardPool,
+    pub mesh: Endpoint<Message>,
+    /// Requests for this shard's lanes.
+    pub requests: VecDeque<BlockRequest>,
+    /// Answers for this shard's connections.
+    pub completions: VecDeque<BlockCompletion>,
+}
+
+impl Plumbing {
+    pub fn new(
+        shard: ShardId,
+        geometry: Geometry,
+        reactor: Reactor,
+        pool: ShardPool,
+        mesh: Endpoint<Message>,
+        now: Instant,
+    ) -> Self {
+        let (requests, completions) = (VecDeque::with_capacity(1024), VecDeque::with_capacity(1024));
+        Self { now, shard, geometry, reactor, pool, mesh, requests, completions }
+    }
+
+    /// Sends a request to the owner of its lane. A flush may go anywhere, so it stays here.
+    pub fn route(&mut self, request: BlockRequest) {
+        let owner = match request.op {
+            BlockOp::Flush => self.shard,
+            BlockOp::Read | BlockOp::Write { .. } => {
+                let lane = self.geometry.lane_of(self.geometry.extent_of(request.range.start));
+                ShardId((lane.0 % u16::from(self.mesh.shards())) as u8)
+            }
+        };
+        if owner == self.shard {
+            self.requests.push_back(request);
+        } else {
+            self.mesh.send(owner, Message::Block(request));
+        }
+    }
+
+    /// Sends an answer to where the request came from.
+    pub fn answer(&mut self, completion: BlockCompletion) {
+        if completion.origin == self.shard {
+            self.completions.push_back(completion);
+        } else {
+            self.mesh.send(completion.origin, Message::Done(completion));
+        }
+    }
+
+    /// One user of `buf` is done.
+    pub fn release(&mut self, buf: BufId) {
+        if let Returned::Foreign(home) = self.pool.release(buf) {
+            self.mesh.send(home, Message::Free(buf));
+        }
+    }
+}
+
+/// Time since boot, suspended time included: the clock that leases are measured with.
+pub fn boot_time() -> Instant {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is a local; CLOCK_BOOTTIME exists since Linux 2.6.39.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    assert!(result == 0, "the clock can be read");
+    Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}

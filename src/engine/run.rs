@@ -1,0 +1,248 @@
+//! Starting and stopping: from a plan to running shards, and the daemon's way to talk to them.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::buffers::{Arena, ArenaPlan, Purpose, ShardPool};
+use super::device::Device;
+use super::mesh::{Endpoint, Waker, mesh};
+use super::plumbing::{Message, Plumbing, boot_time};
+use super::reactor::Reactor;
+use super::ring::RingError;
+use super::shard::Shard;
+use super::target_driver::TargetDriver;
+use super::volume_driver::VolumeDriver;
+use super::zero::Zero;
+use crate::iscsi::TargetConfig;
+use crate::storage::{LaneState, Layout};
+use crate::units::{BufId, CHUNK_BYTES, Pool, SHARDS_MAX, ShardId};
+use crate::volume::mutant::Mutants;
+use crate::volume::part::{Part, PartConfig};
+
+/// How a volume is run on this node.
+pub struct EnginePlan {
+    /// Threads, 1..=[`SHARDS_MAX`]; a shard beyond the number of lanes serves connections only.
+    pub shards: u8,
+    /// CPUs to pin the shards to, in turn; empty: not pinned.
+    pub cpus: Vec<usize>,
+    /// Holds the data area, from offset 0.
+    pub data: Device,
+    /// Holds the metadata; the same device when it is internal.
+    pub metadata: Device,
+    pub layout: Layout,
+    /// Every lane's state as loaded, in order.
+    pub lanes: Vec<LaneState>,
+    /// Extents a lane keeps hot.
+    pub hot_extents_per_lane: usize,
+    /// Where initiators connect to.
+    pub portals: Vec<SocketAddr>,
+    pub target: Arc<TargetConfig>,
+    pub tuning: Tuning,
+}
+
+/// What may be tried out; the defaults are right.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How long a shard looks for news before it sleeps. Zero: it sleeps at once.
+    pub spin: Duration,
+    /// Pin the data buffers once (costs their whole memory) instead of for every operation.
+    pub pin_buffers: bool,
+    /// `None`: [`ArenaPlan::standard`].
+    pub buffers: Option<ArenaPlan>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { spin: Duration::ZERO, pin_buffers: true, buffers: None }
+    }
+}
+
+/// What the daemon asks of a running engine.
+#[derive(Debug)]
+pub enum EngineRequest {
+    /// Drop the initiators, finish what is under way, end.
+    Stop,
+}
+
+/// What a running engine tells the daemon.
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// Initiators are served at these addresses.
+    Serving { addresses: Vec<SocketAddr> },
+    /// The engine cannot do what it should; it goes on without.
+    Failed { why: String },
+}
+
+/// Why an engine could not be started.
+#[derive(Debug)]
+pub enum EngineError {
+    Ring(RingError),
+    Memory(io::Error),
+    Descriptor(io::Error),
+    Thread(io::Error),
+    Pin { cpu: usize, error: io::Error },
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring(error) => write!(f, "{error}"),
+            Self::Memory(error) => write!(f, "no memory for the data buffers: {error}"),
+            Self::Descriptor(error) => write!(f, "no descriptor for a shard: {error}"),
+            Self::Thread(error) => write!(f, "a shard's thread cannot be started: {error}"),
+            Self::Pin { cpu, error } => write!(f, "a shard cannot be pinned to CPU {cpu}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+/// A running engine.
+pub struct Engine {
+    requests: Sender<EngineRequest>,
+    events: Receiver<EngineEvent>,
+    wakers: Arc<[Waker]>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts the shards; returns once every one has its ring.
+    pub fn start(plan: EnginePlan) -> Result<Self, EngineError> {
+        assert!((1..=SHARDS_MAX).contains(&usize::from(plan.shards)), "1 to {SHARDS_MAX} shards");
+        assert_eq!(plan.lanes.len(), usize::from(plan.layout.geometry.lanes), "every lane is loaded");
+        let replicated = false;
+        let buffers = plan.tuning.buffers.unwrap_or_else(|| ArenaPlan::standard(plan.shards, replicated));
+        let arena = Arena::new(buffers).map_err(EngineError::Memory)?;
+        let (endpoints, wakers) = mesh::<Message>(plan.shards).map_err(EngineError::Descriptor)?;
+        let (requests, request_inlet) = unbounded();
+        let (event_outlet, events) = unbounded();
+        let (ready, readiness) = bounded(usize::from(plan.shards));
+        let mut engine = Self { requests, events, wakers, threads: Vec::new() };
+        let mut zero = Some(Box::new(Zero::new(request_inlet, event_outlet)));
+        let plan = Arc::new(plan);
+        for endpoint in endpoints {
+            let number = endpoint.shard();
+            let seed = Seed { endpoint, arena: arena.clone(), zero: zero.take(), plan: plan.clone() };
+            let ready = ready.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{}", number.0))
+                .spawn(move || {
+                    let _guard = AbortOnPanic;
+                    match seed.grow() {
+                        Ok(shard) => {
+                            let _ = ready.send(Ok(()));
+                            drop(ready);
+                            shard.run();
+                        }
+                        Err(error) => {
+                            let _ = ready.send(Err(error));
+                        }
+                    }
+                })
+                .map_err(EngineError::Thread)?;
+            engine.threads.push(thread);
+        }
+        drop(ready);
+        for result in readiness {
+            if let Err(error) = result {
+                engine.request(EngineRequest::Stop);
+                return Err(error);
+            }
+        }
+        Ok(engine)
+    }
+
+    /// Asks the engine for something; the answer, if there is one, comes as an event.
+    pub fn request(&self, request: EngineRequest) {
+        // An engine that has ended takes no more requests.
+        let _ = self.requests.send(request);
+        self.wakers[0].wake();
+    }
+
+    pub fn events(&self) -> &Receiver<EngineEvent> {
+        &self.events
+    }
+
+    /// Stops the shards and waits for their end.
+    pub fn stop(mut self) {
+        self.request(EngineRequest::Stop);
+        for thread in self.threads.drain(..) {
+            // A shard that panicked has taken the process with it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A broken invariant in one shard ends the node: the peer takes over, and nothing false is served.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// What a shard is made of, on its way to its thread.
+struct Seed {
+    endpoint: Endpoint<Message>,
+    arena: Arc<Arena>,
+    zero: Option<Box<Zero>>,
+    plan: Arc<EnginePlan>,
+}
+
+impl Seed {
+    /// On the shard's own thread: the ring belongs to the thread that makes it.
+    fn grow(self) -> Result<Shard, EngineError> {
+        let Self { endpoint, arena, zero, plan } = self;
+        let number = endpoint.shard();
+        if !plan.cpus.is_empty() {
+            let cpu = plan.cpus[usize::from(number.0) % plan.cpus.len()];
+            pin(cpu).map_err(|error| EngineError::Pin { cpu, error })?;
+        }
+        let mut reactor = Reactor::new(arena.clone(), plan.tuning.pin_buffers).map_err(EngineError::Ring)?;
+        let data = reactor.adopt(plan.data.descriptor().map_err(EngineError::Descriptor)?);
+        let metadata = reactor.adopt(plan.metadata.descriptor().map_err(EngineError::Descriptor)?);
+        let mut pool = ShardPool::new(arena, number);
+        let resync_buffers = std::iter::from_fn(|| pool.purpose(Purpose::Resync).take(CHUNK_BYTES)).collect();
+        let part = part(&plan, number, resync_buffers);
+        let volume = VolumeDriver::new(part, data, metadata, plan.layout);
+        let portals = if number.0 == 0 { plan.portals.as_slice() } else { &[] };
+        let target = TargetDriver::new(plan.target.clone(), portals, plan.shards);
+        let plumbing = Plumbing::new(number, plan.layout.geometry, reactor, pool, endpoint, boot_time());
+        Shard::new(plumbing, target, volume, zero, plan.tuning.spin).map_err(EngineError::Descriptor)
+    }
+}
+
+fn part(plan: &EnginePlan, shard: ShardId, resync_buffers: Vec<BufId>) -> Part {
+    let lanes = plan
+        .lanes
+        .iter()
+        .filter(|lane| lane.lane.0 % u16::from(plan.shards) == u16::from(shard.0))
+        .cloned()
+        .collect();
+    let config = PartConfig {
+        shard,
+        shards: plan.shards,
+        geometry: plan.layout.geometry,
+        hot_extents_per_lane: plan.hot_extents_per_lane,
+        resync_buffers,
+        mutants: Mutants::default(),
+    };
+    Part::new(config, lanes)
+}
+
+fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
