@@ -70,8 +70,8 @@ pub trait FrameSink {
     );
 }
 
-impl LinkDriver {
-    pub fn new() -> Self {
+impl Default for LinkDriver {
+    fn default() -> Self {
         Self {
             links: Slab::with_capacity(16),
             by_number: [None; SHARDS_MAX],
@@ -79,7 +79,9 @@ impl LinkDriver {
             events: Vec::new(),
         }
     }
+}
 
+impl LinkDriver {
     /// Takes over an authenticated link. Frames are delivered from the next [`pump`](Self::pump) on.
     pub fn adopt(&mut self, ready: ReadyLink, sink: &mut impl FrameSink, plumbing: &mut Plumbing) {
         let file = plumbing.reactor.adopt(ready.fd);

@@ -103,7 +103,7 @@ impl Registry {
     }
 
     /// Connections that exist.
-    pub fn len(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.entries.iter().flatten().count()
     }
 
@@ -139,7 +139,7 @@ mod tests {
         registry.enter(ConnNo(1), nexus(9), &mut Vec::new());
         assert_eq!(registry.admit(ConnNo(1)), ShardId(1));
         assert_eq!(registry.sessions(), 4);
-        let left = CONNECTIONS_MAX - registry.len();
+        let left = CONNECTIONS_MAX - registry.connections();
         assert_eq!((0..).map_while(|_: u32| registry.connect()).count(), left);
     }
 

@@ -49,7 +49,7 @@ impl Shard {
         let descriptor = plumbing.mesh.waker().descriptor()?;
         let wake = plumbing.reactor.adopt(descriptor);
         plumbing.reactor.arm_wake(&wake);
-        Ok(Self { plumbing, target, volume, links: LinkDriver::new(), zero, spin, stopping: None })
+        Ok(Self { plumbing, target, volume, links: LinkDriver::default(), zero, spin, stopping: None })
     }
 
     /// Turns until told to stop and everything under way has ended.
