@@ -540,7 +540,9 @@ impl Drop for Reactor {
             log::error!("{} operations do not end; their memory is given up", self.ops.len());
             std::mem::forget(std::mem::replace(&mut self.ops, Slab::with_capacity(0)));
             std::mem::forget(self.arena.clone());
+            return;
         }
+        self.ring.let_go();
     }
 }
 

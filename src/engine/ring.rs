@@ -135,6 +135,16 @@ impl Ring {
         }
     }
 
+    /// Lets go of every registered file and buffer at once. The kernel takes a ring down some time after it is closed;
+    /// until then a device would count as in use.
+    pub fn let_go(&mut self) {
+        let submitter = self.uring.submitter();
+        // An error means that nothing was registered.
+        let _ = submitter.unregister_files();
+        let _ = submitter.unregister_buffers();
+        self.free_files.clear();
+    }
+
     /// Pins the memory that `slabs` describe for fixed reads and writes; slab `i` becomes buffer index `i`.
     ///
     /// # Safety
