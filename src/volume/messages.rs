@@ -57,6 +57,9 @@ pub struct Posture {
     pub peer_shards: u8,
     pub link: LinkRole,
     pub sync: SyncRole,
+    /// Writes are durable here before they are answered, although both copies have them: until this node has recorded
+    /// that it is not the only one in sync, a power cut must not cost it anything.
+    pub write_through: bool,
     /// With [`Service::Closed`]: also make everything stable on both copies and empty the activity log.
     pub wind_down: bool,
 }
@@ -71,6 +74,7 @@ impl Posture {
         peer_shards: 0,
         link: LinkRole::Off,
         sync: SyncRole::None,
+        write_through: false,
         wind_down: false,
     };
 }

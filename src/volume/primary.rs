@@ -148,6 +148,7 @@ impl Part {
         let op = self.works.name(slot);
         let geometry = self.config.geometry;
         let (service, epoch) = (self.posture.service, self.posture.epoch);
+        let write_through = self.posture.write_through;
         let mirrored = self.posture.link == LinkRole::Lead;
         assert!(mirrored || service != Service::Both, "both copies means a link");
         let work = self.works.get_mut(slot);
@@ -164,7 +165,7 @@ impl Part {
             lane.mark_out_of_sync(work.range);
         }
         // Alone, write through: nobody else has it (D3).
-        let fua = asked || service == Service::Alone;
+        let fua = asked || service == Service::Alone || write_through;
         out.push(Effect::DiskWrite { op, offset: geometry.offset(work.range.start), from, len, fua });
         if mirrored {
             let mut header = FrameHeader::new(FrameKind::Write, lane.id, epoch);

@@ -22,7 +22,7 @@ mod session;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::arbitration::Record;
+use crate::arbitration::{Epoch, NodeSet, Record};
 use crate::replication::control::{ByeReason, Control};
 use crate::replication::decision::Discord;
 use crate::storage::{Page, Superblock};
@@ -479,15 +479,15 @@ fn bit(shard: ShardId) -> u64 {
     1 << shard.0
 }
 
-/// Did this node lose a volatile cache while it counted as in sync together with the other? Then the other may hold
-/// acknowledged writes that this copy lost. Alone it wrote through; stopped in order it had flushed.
+/// Did this node lose a volatile cache with acknowledged writes that only the other may still hold? Not if its record
+/// names it alone: then it wrote through. Not if it stopped in order: then it had flushed.
 fn lost_cache(config: &CoordinatorConfig, superblock: &Superblock) -> bool {
+    let alone = superblock.record.in_sync == NodeSet::only(config.node);
+    if !config.replicated || superblock.record.epoch == Epoch(0) || alone {
+        return false;
+    }
     let rebooted = superblock.boot_id != config.boot_id;
-    let shared = superblock.record.in_sync == crate::arbitration::NodeSet::BOTH;
-    let fresh = superblock.record.epoch.0 == 0;
-    let flags = superblock.flags;
-    let forgot = flags.outdated && shared;
-    config.replicated
-        && !fresh
-        && (forgot || (rebooted && config.volatile_cache && shared && !flags.clean_shutdown))
+    let lost_now = rebooted && config.volatile_cache && !superblock.flags.clean_shutdown;
+    // The doubt of an earlier start.
+    superblock.flags.outdated || lost_now
 }

@@ -108,13 +108,8 @@ impl Coordinator {
         if flags.just_created && !seed {
             return Err(Refusal::NeverSynced);
         }
-        if force.is_none() {
-            if flags.sync_target {
-                return Err(Refusal::Inconsistent);
-            }
-            if self.suspect {
-                return Err(Refusal::MayLackWrites);
-            }
+        if force.is_none() && flags.sync_target {
+            return Err(Refusal::Inconsistent);
         }
         let session = self.live_session();
         let peer_leads = session.is_some_and(|session| matches!(session.stage, Stage::Following { .. }))

@@ -120,6 +120,7 @@ impl Coordinator {
                 posture.session = None;
                 posture.link = LinkRole::Off;
                 posture.sync = SyncRole::None;
+                posture.write_through = false;
                 posture.wind_down = false;
             },
             out,
@@ -245,6 +246,7 @@ impl Coordinator {
             |posture| {
                 posture.service = Service::Both;
                 posture.sync = SyncRole::None;
+                posture.write_through = true;
             },
             out,
         );
@@ -442,6 +444,11 @@ impl Coordinator {
         if force.is_none() && !fresh && !hint.in_sync.contains(self.me()) {
             return self.refuse_promotion(Refusal::NotInSync { record: hint }, out);
         }
+        // Named alone it had flushed before, and wrote through since: a lost cache cost it nothing (D3).
+        let only_me = hint.in_sync == NodeSet::only(self.me());
+        if self.suspect && !only_me && force.is_none() {
+            return self.refuse_promotion(Refusal::MayLackWrites, out);
+        }
         if self.superblock.flags.just_created {
             if !seed || !(fresh || force.is_some()) {
                 return self.refuse_promotion(Refusal::NeverSynced, out);
@@ -628,6 +635,7 @@ impl Coordinator {
         self.done();
         let record = self.superblock.record;
         out.push(ControlEffect::Event(Event::PeerInSync { record }));
+        self.set_posture(|posture| posture.write_through = false, out);
         if self.is_current(session) {
             self.set_stage(Stage::Leading { copy: Copy::Nothing, awaited: Awaited::Nothing, steady: true });
             self.send(Control::Commit { record, idle: false }, out);
