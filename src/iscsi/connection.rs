@@ -23,7 +23,7 @@ use super::config::TargetConfig;
 use super::effect::{CloseReason, Effect, NexusName, Outbox};
 use super::keys::{DEFAULT_MAX_RECV, TEXT_BYTES_MAX};
 use super::login::{Agreement, Login, LoginStatus, Reply, Step};
-use super::pdu::{LoginResponse, Numbers, RejectReason};
+use super::pdu::{self, LoginResponse, Numbers, RejectReason};
 use super::session::{Flow, Session, Start};
 use super::task::Slot;
 
@@ -162,14 +162,22 @@ impl Connection {
     /// Does the connection wait for buffers, in the stream or with commands it has taken in? Then it wants
     /// `on_pool_ready` when some are free.
     pub fn waits_for_buffers(&self) -> bool {
-        match &self.phase {
-            Phase::Full(session) => !session.waiting.is_empty() || self.demand() == Demand::Stalled,
+        match (&self.phase, self.receive) {
+            (Phase::Full(session), Receive::Media { slot, .. }) => {
+                !session.waiting.is_empty() || session.lacks_buffer(slot)
+            }
+            (Phase::Full(session), _) => !session.waiting.is_empty(),
             _ => false,
         }
     }
 
     /// Bytes that [`Demand::Bytes`] asked for, exactly as many.
+    ///
+    /// Ignored, like every input but completions, when the connection is closed already: the bytes were on their way.
     pub fn on_bytes(&mut self, now: Instant, bytes: &[u8], pool: &mut impl Pool, out: &mut Outbox) {
+        if self.is_over() {
+            return;
+        }
         self.heard(now);
         match self.receive {
             Receive::Header => {
@@ -199,6 +207,9 @@ impl Connection {
 
     /// Data that [`Demand::Data`] asked for is in its buffer; `data` is that part of the buffer.
     pub fn on_data(&mut self, now: Instant, data: &[u8], pool: &mut impl Pool, out: &mut Outbox) {
+        if self.is_over() {
+            return;
+        }
         self.heard(now);
         let Receive::Media { slot, len, surplus, pad, last } = self.receive else {
             panic!("no data was asked for");
@@ -218,7 +229,8 @@ impl Connection {
     /// The bytes that [`Demand::Skip`] named were dropped.
     pub fn on_skipped(&mut self, now: Instant) {
         self.heard(now);
-        if let Receive::Skip { .. } = self.receive {
+        if !self.is_over() {
+            assert!(matches!(self.receive, Receive::Skip { .. }), "nothing was to be skipped");
             self.receive = Receive::Header;
         }
     }
@@ -301,6 +313,19 @@ impl Connection {
     /// Is the connection closed with nothing in flight? Then it may be dropped.
     pub fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Over(None))
+    }
+
+    /// Asks the initiator to log out within `seconds` (Asynchronous Message 1, RFC 7143 §11.9). It should; when it does not,
+    /// the driver closes the connection after that time.
+    pub fn request_logout(&mut self, seconds: u16, out: &mut Outbox) {
+        if let Phase::Full(session) = &mut self.phase {
+            let numbers = session.status_numbers();
+            out.send(pdu::logout_request(seconds, numbers));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over(_))
     }
 
     fn heard(&mut self, now: Instant) {
@@ -541,8 +566,7 @@ impl Connection {
         if let Phase::Full(session) = &mut self.phase {
             let stalled = match self.receive {
                 Receive::Media { slot, .. } => {
-                    session.tasks.place(slot, session.tasks.get(slot).moved).is_none()
-                        && !session.provide_stalled(slot, pool)
+                    session.lacks_buffer(slot) && !session.provide_stalled(slot, pool)
                 }
                 _ => false,
             };
@@ -563,7 +587,7 @@ impl Connection {
     }
 
     fn close(&mut self, reason: CloseReason, out: &mut Outbox) {
-        if !matches!(self.phase, Phase::Over(_)) {
+        if !self.is_over() {
             self.end(out);
             out.push(Effect::Close { reason });
         }

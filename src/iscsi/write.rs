@@ -95,6 +95,11 @@ impl Session {
         self.expecting == own
     }
 
+    /// Has the next byte of this task no buffer to go to?
+    pub(super) fn lacks_buffer(&self, slot: Slot) -> bool {
+        self.tasks.place(slot, self.tasks.get(slot).moved).is_none()
+    }
+
     /// The stream waits at a first burst without a buffer.
     pub(super) fn provide_stalled(&mut self, slot: Slot, pool: &mut impl Pool) -> bool {
         let provided = self.provide(slot, 0, false, pool);
@@ -180,9 +185,7 @@ impl Session {
         if work == Work::List {
             return Flow::List { slot, len, surplus, pad, last: pdu.last };
         }
-        if self.tasks.place(slot, self.tasks.get(slot).moved).is_none()
-            && !self.provide_first_burst(slot, pool)
-        {
+        if self.lacks_buffer(slot) && !self.provide_first_burst(slot, pool) {
             self.tasks.get_mut(slot).fail(Ending::Status(Status::TaskSetFull));
             if pdu.last {
                 self.sequence_ended(slot, pool, out);

@@ -4,3 +4,5 @@ mod pair;
 
 mod data;
 mod login;
+mod random;
+mod session;

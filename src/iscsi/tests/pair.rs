@@ -1,7 +1,7 @@
 //! An initiator made of raw bytes, a driver, a disk and a pool, around one [`Connection`].
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::super::*;
 use crate::block::{BlockOp, BlockRequest, BlockStatus};
@@ -93,6 +93,12 @@ impl Pdu {
     }
 }
 
+/// Every block tells its number.
+fn fresh_disk() -> Vec<u8> {
+    static DISK: OnceLock<Vec<u8>> = OnceLock::new();
+    DISK.get_or_init(|| (0..BLOCKS as usize * 512).map(|at| (at / 512 + at % 512) as u8).collect()).clone()
+}
+
 /// Everything around one connection.
 pub(super) struct Pair {
     pub(super) connection: Connection,
@@ -126,7 +132,7 @@ impl Pair {
             out: Outbox::new(),
             pool,
             now,
-            disk: (0..BLOCKS as usize * 512).map(|at| (at / 512 + at % 512) as u8).collect(),
+            disk: fresh_disk(),
             stream: VecDeque::new(),
             sent: VecDeque::new(),
             pending: VecDeque::new(),
@@ -226,18 +232,22 @@ impl Pair {
         self.send(bhs, data);
     }
 
-    /// Answers every R2T in the queue with `data` of the whole command, in PDUs of `segment` bytes.
+    /// Answers the R2Ts at the head of the queue with `data` of the whole command, in PDUs of `segment` bytes.
     pub(super) fn answer_r2ts(&mut self, data: &[u8], segment: usize) {
         while self.sent.front().is_some_and(|pdu| pdu.opcode() == 0x31) {
             let r2t = self.reply();
-            assert_eq!(r2t.bhs[1], 0x80);
-            let (start, len) = (r2t.field(40) as usize, r2t.field(44) as usize);
-            let whole = &data[start..start + len];
-            for (sn, part) in whole.chunks(segment).enumerate() {
-                let offset = start + sn * segment;
-                let last = offset + part.len() == start + len;
-                self.data_out(r2t.itt(), r2t.field(20), sn as u32, offset as u32, last, part);
-            }
+            self.answer_r2t(&r2t, data, segment);
+        }
+    }
+
+    pub(super) fn answer_r2t(&mut self, r2t: &Pdu, data: &[u8], segment: usize) {
+        assert_eq!(r2t.bhs[1], 0x80);
+        let (start, len) = (r2t.field(40) as usize, r2t.field(44) as usize);
+        let whole = &data[start..start + len];
+        for (sn, part) in whole.chunks(segment).enumerate() {
+            let offset = start + sn * segment;
+            let last = offset + part.len() == start + len;
+            self.data_out(r2t.itt(), r2t.field(20), sn as u32, offset as u32, last, part);
         }
     }
 
