@@ -93,16 +93,11 @@ pub struct Login {
     initiator: Option<InitiatorName>,
     /// Lower case; compared when the introduction is complete.
     target: Option<String>,
-    discovery: bool,
+    /// SessionType, as declared.
+    discovery: Option<bool>,
     negotiation: Negotiation,
-    /// Keys of the introduction and AuthMethod that were seen, to refuse repeats.
-    seen: u8,
+    auth_seen: bool,
 }
-
-const SEEN_INITIATOR: u8 = 1;
-const SEEN_TARGET: u8 = 2;
-const SEEN_TYPE: u8 = 4;
-const SEEN_AUTH: u8 = 8;
 
 impl Login {
     pub fn new(config: &TargetConfig) -> Self {
@@ -115,9 +110,9 @@ impl Login {
             introduced: false,
             initiator: None,
             target: None,
-            discovery: false,
+            discovery: None,
             negotiation: Negotiation::new(config.limits),
-            seen: 0,
+            auth_seen: false,
         }
     }
 
@@ -139,7 +134,7 @@ impl Login {
                     initiator,
                     isid: request.isid,
                     cid: request.cid,
-                    discovery: self.discovery,
+                    discovery: self.discovery == Some(true),
                     parameters: self.negotiation.parameters,
                 };
                 Step::Done(agreement, reply)
@@ -226,29 +221,36 @@ impl Login {
     fn on_pair(&mut self, key: &str, value: &str, answer: &mut Vec<u8>) -> Result<(), LoginStatus> {
         match key {
             "InitiatorName" => {
-                self.once(SEEN_INITIATOR)?;
                 let name = InitiatorName::new(value).map_err(|_| LoginStatus::InitiatorError)?;
-                self.initiator = Some(name);
+                let open = !self.introduced;
+                declare(&mut self.initiator, name, open)?;
             }
             "TargetName" => {
-                self.once(SEEN_TARGET)?;
                 if !is_iscsi_name(value) {
                     return Err(LoginStatus::NotFound);
                 }
-                self.target = Some(value.to_ascii_lowercase());
+                let open = !self.introduced;
+                declare(&mut self.target, value.to_ascii_lowercase(), open)?;
             }
             "SessionType" => {
-                self.once(SEEN_TYPE)?;
-                self.discovery = match value {
+                let discovery = match value {
                     "Normal" => false,
                     "Discovery" => true,
                     _ => return Err(LoginStatus::SessionTypeNotSupported),
                 };
-                self.negotiation.set_discovery(self.discovery);
+                let open = !self.introduced;
+                // Not declared means Normal (§13.21).
+                if self.introduced && self.discovery.is_none() && !discovery {
+                    return Ok(());
+                }
+                declare(&mut self.discovery, discovery, open)?;
+                self.negotiation.set_discovery(discovery);
             }
             "InitiatorAlias" => {}
             "AuthMethod" => {
-                self.once(SEEN_AUTH)?;
+                if core::mem::replace(&mut self.auth_seen, true) {
+                    return Err(LoginStatus::InitiatorError);
+                }
                 if self.stage != Stage::Security {
                     keys::put(answer, key, "Reject");
                 } else if value.split(',').any(|method| method == "None") {
@@ -268,7 +270,7 @@ impl Login {
         if self.initiator.is_none() {
             return Err(LoginStatus::MissingParameter);
         }
-        if self.discovery {
+        if self.discovery == Some(true) {
             return Ok(());
         }
         match &self.target {
@@ -282,14 +284,19 @@ impl Login {
         keys::put_number(answer, "TargetPortalGroupTag", u32::from(config.portal_group_tag));
         Ok(())
     }
+}
 
-    fn once(&mut self, bit: u8) -> Result<(), LoginStatus> {
-        // The session's identity is fixed by the first request.
-        if self.seen & bit != 0 || (self.introduced && bit != SEEN_AUTH) {
-            return Err(LoginStatus::InitiatorError);
+/// Takes a declaration of who takes part. It is fixed with the first request (`open`); libiscsi and its users repeat the
+/// same one in the operational stage.
+fn declare<T: PartialEq>(slot: &mut Option<T>, value: T, open: bool) -> Result<(), LoginStatus> {
+    match slot {
+        Some(known) if *known != value => Err(LoginStatus::InitiatorError),
+        Some(_) => Ok(()),
+        None if open => {
+            *slot = Some(value);
+            Ok(())
         }
-        self.seen |= bit;
-        Ok(())
+        None => Err(LoginStatus::InitiatorError),
     }
 }
 

@@ -47,12 +47,45 @@ fn windows_logs_in() {
 }
 
 #[test]
-fn libiscsi_logs_in_with_three_pdus() {
+fn libiscsi_logs_in() {
     let mut pair = Pair::new(config());
-    pair.login_pdu(
-        0x81,
-        &format!("InitiatorName=iqn.2007-10.com.github:sahlberg TargetName={TARGET} SessionType=Normal"),
+    let names = format!(
+        "InitiatorName=iqn.2007-10.com.github:sahlberg InitiatorAlias=a TargetName={TARGET} SessionType=Normal"
     );
+    pair.login_pdu(0x81, &format!("{names} AuthMethod=CHAP,None"));
+    assert_eq!(pair.reply().text(), "AuthMethod=None TargetPortalGroupTag=1");
+    // It introduces itself again.
+    let offer = "HeaderDigest=None,CRC32C DataDigest=None InitialR2T=No ImmediateData=Yes MaxBurstLength=262144 \
+         FirstBurstLength=262144 MaxRecvDataSegmentLength=262144 DataPDUInOrder=Yes DefaultTime2Wait=2 \
+         DefaultTime2Retain=0 IFMarker=No OFMarker=No MaxConnections=1 MaxOutstandingR2T=1 \
+         ErrorRecoveryLevel=0 DataSequenceInOrder=Yes";
+    pair.login_pdu(0x87, &format!("{names} {offer}"));
+    let last = pair.reply();
+    assert_eq!((last.bhs[1], last.field(36)), (0x87, 0));
+    assert_eq!(
+        last.text(),
+        "HeaderDigest=None DataDigest=None InitialR2T=Yes ImmediateData=Yes MaxBurstLength=262144 \
+         DataPDUInOrder=Yes DefaultTime2Wait=2 DefaultTime2Retain=0 IFMarker=No OFMarker=No MaxConnections=1 \
+         MaxOutstandingR2T=1 ErrorRecoveryLevel=0 DataSequenceInOrder=Yes FirstBurstLength=65536 \
+         MaxRecvDataSegmentLength=262144"
+    );
+}
+
+#[test]
+fn nobody_turns_into_somebody_else() {
+    for later in ["InitiatorName=iqn.b", "TargetName=iqn.b", "SessionType=Discovery", "AuthMethod=None"] {
+        let mut pair = Pair::new(config());
+        pair.login_pdu(0x81, &format!("InitiatorName=iqn.a TargetName={TARGET} AuthMethod=None"));
+        pair.reply();
+        pair.login_pdu(0x87, later);
+        assert_eq!(status_of(&mut pair), 0x0200, "{later}");
+    }
+}
+
+#[test]
+fn a_stage_may_take_several_requests() {
+    let mut pair = Pair::new(config());
+    pair.login_pdu(0x81, &format!("InitiatorName=iqn.a TargetName={TARGET} SessionType=Normal"));
     assert_eq!(pair.reply().text(), "TargetPortalGroupTag=1");
     pair.login_pdu(0x04, "HeaderDigest=None MaxBurstLength=262144");
     let middle = pair.reply();
