@@ -46,6 +46,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("mode_sense_caching_page", mode_sense_caching_page),
     ("unknown_command_is_refused", unknown_command_is_refused),
     ("reads_and_writes_end_at_the_last_block", reads_and_writes_end_at_the_last_block),
+    ("transfers_end_at_the_declared_length", transfers_end_at_the_declared_length),
     ("zero_blocks_are_good", zero_blocks_are_good),
     ("short_and_long_transfer_lengths", short_and_long_transfer_lengths),
     ("flush_and_fua", flush_and_fua),
@@ -334,44 +335,60 @@ fn flush_and_fua(bench: &Bench) -> Outcome {
     ensure(back == written, "what was written with FUA is not there")
 }
 
+/// MAXIMUM TRANSFER LENGTH of the block limits page, in blocks; the whole disk where it sets no limit.
+fn longest_transfer(bench: &Bench, session: &mut Session) -> Result<u64, String> {
+    let page = read_good(session, scsi::inquiry(Some(0xb0), 64), 64)?;
+    let field = page.get(8..12).ok_or("page b0 is too short")?;
+    let limit = u32::from_be_bytes([field[0], field[1], field[2], field[3]]);
+    Ok(if limit == 0 { bench.capacity.blocks } else { u64::from(limit) })
+}
+
+fn transfers_end_at_the_declared_length(bench: &Bench) -> Outcome {
+    let mut session = bench.session()?;
+    let longest = longest_transfer(bench, &mut session)?;
+    // Where no limit is declared, or one beyond the scratch part, there is nothing to cross.
+    let Some(over) =
+        u32::try_from(longest + 1).ok().filter(|n| u64::from(*n * bench.block()) < SCRATCH_BYTES)
+    else {
+        return Ok(());
+    };
+    refused(read(&mut session, scsi::read_16(0, over), over * bench.block())?, 0x24)?;
+    let bytes = vec![0; (over * bench.block()) as usize];
+    refused(write(&mut session, scsi::write_16(0, over, false), &bytes)?, 0x24)?;
+    read_good(&mut session, scsi::read_16(0, over - 1), (over - 1) * bench.block()).map(drop)
+}
+
 /// Writes of many lengths at odd places are read back, and their neighbours are left alone.
 fn write_shapes(bench: &Bench, change: impl Fn(&mut Offer)) -> Outcome {
     let mut offer = bench.offer();
     change(&mut offer);
     let mut session = bench.session_with(&offer, 1)?;
-    let size = bench.block() as usize;
-    let total = (SCRATCH_BYTES / size as u64) as usize;
+    let longest = longest_transfer(bench, &mut session)?;
+    // Blocks in 4 KiB.
+    let unit = u64::from(4096 / bench.block()).max(1);
+    let counts = [1, unit, unit + 1, 15 * unit + 1, 16 * unit, 17 * unit, 64 * unit - 1, 64 * unit];
     let mut lba = 1;
-    let unit = (4096 / size).max(1);
-    for (seed, count) in
-        [1, unit, unit + 1, 15 * unit + 1, 16 * unit, 17 * unit, 64 * unit - 1, 64 * unit, 80 * unit]
-            .into_iter()
-            .chain([256 * unit])
-            .enumerate()
-    {
-        let around = noise(100 + seed as u64, (count + 2) * size);
-        let inside = noise(200 + seed as u64, count * size);
-        let at = lba as u64;
-        let longest = 32 * unit;
-        for start in (0..count + 2).step_by(longest) {
-            let n = longest.min(count + 2 - start);
-            let part = &around[start * size..(start + n) * size];
-            good(write(&mut session, scsi::write_16(at + start as u64, n as u32, false), part)?)?;
-        }
-        good(write(&mut session, scsi::write_16(at + 1, count as u32, false), &inside)?)
-            .map_err(|e| format!("write of {count} blocks: {e}"))?;
-        let whole = scsi::read_16(at, count as u32 + 2);
-        let back = read_good(&mut session, whole, ((count + 2) * size) as u32)?;
-        ensure(back[..size] == around[..size], format!("{count} blocks: the block before changed"))?;
-        ensure(back[size..(count + 1) * size] == inside, format!("{count} blocks: wrong data"))?;
-        ensure(
-            back[(count + 1) * size..] == around[(count + 1) * size..],
-            format!("{count}: the block after"),
-        )?;
+    for count in counts.into_iter().chain([80 * unit, 256 * unit]).map(|count| count.min(longest)) {
+        one_shape(bench, &mut session, lba, count)
+            .map_err(|why| format!("{count} blocks at {lba}: {why}"))?;
         lba += count + 3;
-        ensure(lba < total, "the shapes fit into the scratch part")?;
+        ensure(lba * u64::from(bench.block()) < SCRATCH_BYTES, "the shapes fit into the scratch part")?;
     }
     session.logout(PATIENCE).map_err(text)
+}
+
+/// Writes one block before and one after the place, then the place itself, and reads all three.
+fn one_shape(bench: &Bench, session: &mut Session, lba: u64, count: u64) -> Outcome {
+    let size = bench.block();
+    let (before, after) = (noise(lba, size as usize), noise(lba + count, size as usize));
+    let inside = noise(lba ^ 0xff00, count as usize * size as usize);
+    good(write(session, scsi::write_16(lba, 1, false), &before)?)?;
+    good(write(session, scsi::write_16(lba + 1 + count, 1, false), &after)?)?;
+    good(write(session, scsi::write_16(lba + 1, count as u32, false), &inside)?)?;
+    let back = read_good(session, scsi::read_16(lba + 1, count as u32), count as u32 * size)?;
+    ensure(back == inside, "wrong data")?;
+    ensure(read_good(session, scsi::read_16(lba, 1), size)? == before, "the block before changed")?;
+    ensure(read_good(session, scsi::read_16(lba + 1 + count, 1), size)? == after, "the block after changed")
 }
 
 fn write_shapes_immediate_and_r2t(bench: &Bench) -> Outcome {

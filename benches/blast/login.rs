@@ -250,7 +250,12 @@ fn agree(offer: &Offer, answers: &[(String, String)], offered: &[&str]) -> Resul
         send_limit: 8_192,
         recv_limit: offer.max_recv,
     };
+    let mut irrelevant = Vec::new();
     for (key, value) in answers {
+        if value == "Irrelevant" {
+            irrelevant.push(key);
+            continue;
+        }
         let declared = ["TargetAlias", "TargetAddress", "TargetPortalGroupTag", "MaxRecvDataSegmentLength"];
         if !declared.contains(&key.as_str()) && !offered.contains(&key.as_str()) {
             return Err(Error::Protocol(format!("{key}={value} was not offered")));
@@ -267,6 +272,11 @@ fn agree(offer: &Offer, answers: &[(String, String)], offered: &[&str]) -> Resul
             }
             _ => {}
         }
+    }
+    // Of what is offered, only FirstBurstLength can be pointless: without any unsolicited data (RFC 7143 §13.14).
+    let no_unsolicited = agreed.initial_r2t && !agreed.immediate_data;
+    if let Some(key) = irrelevant.into_iter().find(|key| *key != "FirstBurstLength" || !no_unsolicited) {
+        return Err(Error::Protocol(format!("{key}=Irrelevant, which it is not")));
     }
     if agreed.first_burst > agreed.max_burst {
         return Err(Error::Protocol("FirstBurstLength exceeds MaxBurstLength".into()));
