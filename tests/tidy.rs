@@ -79,6 +79,7 @@ const BANS: &[(&str, &str)] = &[
     ("todo!", "write it, or open an issue and leave the code out"),
     ("unimplemented!", "write it, or open an issue and leave the code out"),
     ("dbg!", "use log::debug! or an event"),
+    ("&& let", "nest the `if`, or use filter/let-else: chains need Rust 1.88, and Debian 13 has 1.85"),
     (".unwrap()", "return a typed error, or `expect(\"the invariant that makes it impossible\")`"),
 ];
 

@@ -54,9 +54,10 @@ impl Duplex {
 
     /// Sends what has collected, unless a send is under way.
     pub fn send_if_due(&mut self, owner: StreamOwner, plumbing: &mut Plumbing) {
-        if !self.filling.is_empty()
-            && let Some(spare) = self.spare.take()
-        {
+        if self.filling.is_empty() {
+            return;
+        }
+        if let Some(spare) = self.spare.take() {
             let batch = std::mem::replace(&mut self.filling, spare);
             plumbing.reactor.send(&self.file, owner, batch);
         }
@@ -64,9 +65,10 @@ impl Duplex {
 
     /// Receives, if more is wanted and no receive is under way.
     pub fn receive_if_due(&mut self, owner: StreamOwner, plumbing: &mut Plumbing) {
-        if self.hungry
-            && let Some(inbound) = self.inbound.take()
-        {
+        if !self.hungry {
+            return;
+        }
+        if let Some(inbound) = self.inbound.take() {
             plumbing.reactor.recv(&self.file, owner, inbound, self.drained);
         }
     }

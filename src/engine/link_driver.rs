@@ -196,9 +196,8 @@ impl LinkDriver {
     /// Link buffers came free after a receiver had gone without.
     pub fn on_pool_ready(&mut self, sink: &mut impl FrameSink, plumbing: &mut Plumbing) {
         for number in 0..self.links.slots() {
-            if let Some(key) = self.links.key_at(number)
-                && self.links.get(key).is_some_and(|link| link.stalled && !link.ended)
-            {
+            let Some(key) = self.links.key_at(number) else { continue };
+            if self.links.get(key).is_some_and(|link| link.stalled && !link.ended) {
                 self.pump(key, sink, plumbing);
             }
         }
@@ -207,9 +206,8 @@ impl LinkDriver {
     /// The session is over: every link of it is dropped.
     pub fn drop_session(&mut self, session: SessionId, plumbing: &mut Plumbing) {
         for number in 0..self.links.slots() {
-            if let Some(key) = self.links.key_at(number)
-                && self.links.get(key).is_some_and(|link| link.session == session)
-            {
+            let Some(key) = self.links.key_at(number) else { continue };
+            if self.links.get(key).is_some_and(|link| link.session == session) {
                 self.end(key, plumbing);
             }
         }
@@ -245,9 +243,7 @@ impl LinkDriver {
     }
 
     fn list(&mut self, key: Key) {
-        if let Some(link) = self.links.get_mut(key)
-            && !link.listed
-        {
+        if let Some(link) = self.links.get_mut(key).filter(|link| !link.listed) {
             link.listed = true;
             self.dirty.push(key);
         }
@@ -307,9 +303,7 @@ impl LinkDriver {
 
     /// The link broke: say so once, and end it.
     fn lose(&mut self, key: Key, why: &str, plumbing: &mut Plumbing) {
-        if let Some(link) = self.links.get(key)
-            && !link.ended
-        {
+        if let Some(link) = self.links.get(key).filter(|link| !link.ended) {
             self.events.push(LinkEvent::Lost { session: link.session, why: why.to_owned() });
             self.end(key, plumbing);
         }

@@ -53,9 +53,8 @@ impl Registry {
     /// admitted at once.
     pub fn enter(&mut self, number: ConnNo, nexus: NexusName, older: &mut Vec<(ConnNo, ShardId)>) {
         for (other, entry) in self.entries.iter().enumerate() {
-            if let Some(Entry { shard, session: Some(session) }) = entry
-                && session.nexus == nexus
-            {
+            let Some(Entry { shard, session: Some(session) }) = entry else { continue };
+            if session.nexus == nexus {
                 older.push((ConnNo(other as u32), *shard));
             }
         }

@@ -187,12 +187,13 @@ impl Inbound {
     pub fn received(&mut self, count: usize) -> Option<BufId> {
         let released = self.direct_buffer();
         let mut count = count;
-        if let Pending::Data { len, filled, .. } = &mut self.pending
-            && self.direct
-        {
-            let direct = count.min(*len - *filled);
-            *filled += direct;
-            count -= direct;
+        match &mut self.pending {
+            Pending::Data { len, filled, .. } if self.direct => {
+                let direct = count.min(*len - *filled);
+                *filled += direct;
+                count -= direct;
+            }
+            _ => {}
         }
         self.direct = false;
         self.end += count;
@@ -379,9 +380,8 @@ impl SendBatch {
 }
 
 fn release_piece(piece: Piece, pool: &mut ShardPool, foreign: &mut Vec<(ShardId, BufId)>) {
-    if let Piece::Buffer { slice, .. } = piece
-        && let Returned::Foreign(home) = pool.release(slice.buf)
-    {
+    let Piece::Buffer { slice, .. } = piece else { return };
+    if let Returned::Foreign(home) = pool.release(slice.buf) {
         foreign.push((home, slice.buf));
     }
 }

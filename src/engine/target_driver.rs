@@ -145,9 +145,10 @@ impl TargetDriver {
 
     fn arm_accept(&mut self, number: usize, plumbing: &mut Plumbing) {
         let listener = &mut self.listeners[number];
-        if let Some(file) = &listener.file
-            && !listener.armed
-        {
+        if listener.armed {
+            return;
+        }
+        if let Some(file) = &listener.file {
             listener.armed = true;
             plumbing.reactor.accept(file, ListenFor::Portal(number as u16));
         }
