@@ -246,3 +246,125 @@ fn a_locked_disk_is_in_use() {
     bench.run("init --yes").fails(4, &["in use by another program", "twinlun down"]);
     assert!(is_empty(&bench.disk_bytes()));
 }
+
+/// A running daemon; ended when the test ends, however it ends.
+struct Running<'a>(&'a Bench);
+
+impl Bench {
+    fn up(&self) -> Running<'_> {
+        self.run("init --yes").succeeds(&["is formatted"]);
+        let running = Running(self);
+        self.run("up").succeeds(&["twinlund runs for stor-a"]);
+        running
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("run/stor-a.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let said = self.0.run("down");
+        if said.code != 0 && !std::thread::panicking() {
+            panic!("{said:?}\n{}", self.0.log());
+        }
+    }
+}
+
+#[test]
+fn a_single_node_comes_up_serves_and_ends() {
+    let bench = Bench::new();
+    let running = bench.up();
+    bench.run("up").succeeds(&["runs for stor-a already"]);
+    bench.run("promote").succeeds(&["stor-a is primary and serves vol1"]);
+    bench.run("status").succeeds(&["vol1   HEALTHY", "active on stor-a", "0 sessions"]);
+    let status: serde_json::Value = serde_json::from_str(&bench.run("status --json").out).expect("JSON");
+    assert_eq!((&status["schema"], &status["health"]), (&1.into(), &"healthy".into()));
+    bench.run("events").succeeds(&["serving"]);
+    bench.run("demote").fails(2, &["no [replication]"]);
+    let socket = fs::metadata(bench.path("run/stor-a.sock")).expect("there");
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+    bench.run("init --yes").fails(4, &["in use by another program", "twinlun down"]);
+    drop(running);
+    assert!(!bench.path("run/stor-a.sock").exists());
+    bench.run("status").fails(3, &["twinlun up"]);
+}
+
+#[test]
+fn an_unformatted_disk_does_not_come_up() {
+    let bench = Bench::new();
+    bench.run("up").fails(1, &["holds no volume of twinlun", "twinlun init --node stor-a"]);
+}
+
+#[test]
+fn a_disk_of_another_volume_does_not_come_up() {
+    let bench = Bench::new();
+    bench.run("init --yes").succeeds(&["is formatted"]);
+    bench.configure(|text| text.replace("vol1", "vol2"));
+    bench.run("up").fails(4, &["holds volume \"vol1\"", "\"vol2\""]);
+    assert!(!bench.path("run/stor-a.sock").exists());
+}
+
+#[test]
+fn a_port_in_use_is_named_before_anything_starts() {
+    let bench = Bench::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    bench.configure(|text| {
+        let from = text.find("127.0.0.1:").expect("a portal");
+        let to = from + text[from..].find('"').expect("its end");
+        format!("{}127.0.0.1:{port}{}", &text[..from], &text[to..])
+    });
+    bench.run("init --yes").succeeds(&["is formatted"]);
+    bench.run("up").fails(1, &[&format!("127.0.0.1:{port} is in use"), "ss -ltnp", "target.portals"]);
+}
+
+#[test]
+fn a_secret_with_the_wrong_mode_stops_the_start() {
+    let bench = Bench::new();
+    bench.configure_pair();
+    bench.run("init --yes --node stor-a").succeeds(&["is formatted", "twinlun promote --seed"]);
+    bench.secret("0123456789abcdef0123", 0o640);
+    bench.run("up --node stor-a").fails(2, &["mode 0640", "chmod 600"]);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_disk_is_refused() {
+    let bench = Bench::new();
+    let _running = bench.up();
+    // The same disk under another node's name: its lock file and socket are others, the disk is not.
+    bench.configure(|text| text.replace("node.stor-a", "node.stor-b"));
+    let said = bench.run("up");
+    bench.configure(|text| text);
+    said.fails(4, &["is in use", "the disk of stor-b", "fuser -v"]);
+}
+
+#[test]
+fn a_daemon_that_was_killed_leaves_nothing_in_the_way() {
+    let bench = Bench::new();
+    let running = bench.up();
+    let process = fs::read_to_string(bench.path("run/stor-a.lock")).expect("there");
+    let killed = Command::new("kill").args(["-KILL", process.trim()]).status().expect("it starts");
+    assert!(killed.success());
+    while bench.run("status").code == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(bench.path("run/stor-a.sock").exists());
+    bench.run("status").fails(3, &["twinlun up"]);
+    bench.run("up").succeeds(&["twinlund runs for stor-a"]);
+    bench.run("status").succeeds(&["HEALTHY"]);
+    drop(running);
+}
+
+#[test]
+fn sigterm_is_an_orderly_end() {
+    let bench = Bench::new();
+    let _running = bench.up();
+    let process = fs::read_to_string(bench.path("run/stor-a.lock")).expect("there");
+    Command::new("kill").args(["-TERM", process.trim()]).status().expect("it starts");
+    while bench.path("run/stor-a.sock").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(bench.log().contains("event=ended"), "{}", bench.log());
+}

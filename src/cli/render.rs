@@ -14,7 +14,7 @@ pub fn status(status: &Status) -> String {
     let mut text = verdict(status);
     node_line(&mut text, &status.node, "this node", status);
     if let Some(peer) = &status.peer {
-        node_line(&mut text, peer, &link(status), status);
+        node_line(&mut text, peer, link_word(status.link), status);
     }
     if let Some(resync) = &status.resync {
         let _ = write!(
@@ -97,17 +97,11 @@ fn node_line(text: &mut String, node: &NodeStatus, note: &str, status: &Status) 
     let _ = write!(text, "\n  {:<width$}  {role:<9}  {:<12}  {note}", node.name, disk_word(node.disk));
 }
 
-fn link(status: &Status) -> String {
-    match (&status.link_reason, status.link) {
-        (Some(reason), link) if link != LinkState::Connected => format!("{}: {reason}", link_word(link)),
-        (_, link) => link_word(link).to_owned(),
-    }
-}
-
 fn link_word(link: LinkState) -> &'static str {
     match link {
         LinkState::None => "no link",
         LinkState::Connecting => "unreachable",
+        LinkState::Negotiating => "meeting",
         LinkState::Connected => "connected",
         LinkState::Disconnected => "disconnected by command",
         LinkState::Refused => "refused",
@@ -162,6 +156,7 @@ mod tests {
             size_bytes: 10 << 40,
             service: Service::Both,
             link: LinkState::Connected,
+            link_refusal: None,
             link_reason: None,
             link_down_seconds: None,
             epoch: 7,

@@ -17,6 +17,7 @@ use crate::daemon::config::{Config, NodeConfig, Secret, units::human_bytes};
 use crate::daemon::failure::{Failure, FailureKind};
 use crate::daemon::init::{self, InitOptions};
 use crate::daemon::probe::{DeviceFacts, Kernel};
+use crate::daemon::process;
 
 /// Time for an answer that needs no work.
 const QUICK: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
 impl Site {
     fn open(place: &Place, json: bool) -> Result<Self, Failure> {
         let config = Config::load(&place.config)?;
-        let node = config.choose(place.node.as_deref(), &host_name())?.clone();
+        let node = config.choose(place.node.as_deref(), &process::host_name())?.clone();
         Ok(Self { config, node, json })
     }
 
@@ -64,11 +65,6 @@ impl Site {
             Failure::usage(what, "")
         })
     }
-}
-
-/// The name of this machine; empty when it has none that is text.
-pub fn host_name() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 fn init(site: &Site, args: &InitArgs) -> Result<(), Failure> {
@@ -119,7 +115,9 @@ fn describe(disk: &DeviceFacts) -> String {
 fn up(site: &Site, place: &Place, args: &UpArgs) -> Result<(), Failure> {
     let program = daemon_program();
     let mut command = Command::new(&program);
-    command.arg("--config").arg(&place.config).arg("--node").arg(&site.node.name);
+    // The daemon leaves this directory.
+    let file = std::path::absolute(&place.config).unwrap_or_else(|_| place.config.clone());
+    command.arg("--config").arg(file).arg("--node").arg(&site.node.name);
     let cannot = |error: std::io::Error| {
         let what = format!("cannot start {}: {error}", program.display());
         Failure::failed(what, "install twinlund next to twinlun, or into a directory of PATH")

@@ -153,11 +153,26 @@ pub enum LinkState {
     /// The volume has no peer.
     None,
     Connecting,
+    /// The nodes have met and agree on who does what.
+    Negotiating,
     Connected,
     /// Kept apart by `twinlun disconnect`.
     Disconnected,
     /// The nodes met and must not work together; `link_reason` says why.
     Refused,
+}
+
+/// Why the nodes must not work together as they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkRefusal {
+    Geometry,
+    NoData,
+    Superseded,
+    PeerSuperseded,
+    SplitBrain,
+    Unrelated,
+    BothInconsistent,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -214,6 +229,8 @@ pub struct Status {
     pub size_bytes: u64,
     pub service: Service,
     pub link: LinkState,
+    pub link_refusal: Option<LinkRefusal>,
+    /// The refusal in words, with what to do about it.
     pub link_reason: Option<String>,
     /// Seconds since the link was last up (or since the daemon began), while it is not.
     pub link_down_seconds: Option<u64>,
@@ -243,23 +260,19 @@ impl Status {
     }
 
     fn judged_health(&self) -> Health {
+        let apart = !matches!(self.link, LinkState::None | LinkState::Connected);
         let peer_current = self.peer.as_ref().is_none_or(|peer| peer.disk == DiskState::UpToDate);
-        if self.node.disk == DiskState::Diskless && self.link != LinkState::Connected {
-            Health::Failed
-        } else if self.link == LinkState::Refused {
-            Health::SplitBrain
-        } else if self.service == Service::Held {
-            Health::Suspended
-        } else if self.resync.is_some() {
-            Health::Resyncing
-        } else if self.link != LinkState::None && self.link != LinkState::Connected {
-            Health::Degraded
-        } else if self.primary().is_none() {
-            Health::Inactive
-        } else if self.node.disk != DiskState::UpToDate || !peer_current {
-            Health::Degraded
-        } else {
-            Health::Healthy
+        match self.link_refusal.filter(|_| self.link == LinkState::Refused) {
+            _ if self.node.disk == DiskState::Diskless && apart => Health::Failed,
+            Some(LinkRefusal::SplitBrain | LinkRefusal::Unrelated) => Health::SplitBrain,
+            Some(LinkRefusal::BothInconsistent) => Health::Failed,
+            _ if self.service == Service::Held => Health::Suspended,
+            _ if self.resync.is_some() => Health::Resyncing,
+            Some(LinkRefusal::NoData) => Health::Inactive,
+            _ if apart => Health::Degraded,
+            _ if self.primary().is_none() => Health::Inactive,
+            _ if self.node.disk == DiskState::UpToDate && peer_current => Health::Healthy,
+            _ => Health::Degraded,
         }
     }
 
@@ -267,34 +280,37 @@ impl Status {
         let here = &self.node.name;
         let there = self.peer.as_ref().map_or("the peer", |peer| peer.name.as_str());
         let manual = self.arbiter.as_ref().is_some_and(|arbiter| arbiter.kind == "manual");
-        match self.health {
-            Health::Healthy | Health::Resyncing => None,
-            Health::Failed => Some(format!(
-                "this copy is out of use: replace the disk of {here}, then twinlun init and twinlun up; {there} keeps the data"
-            )),
-            Health::SplitBrain => Some(
-                "see twinlun events; on the node whose newer writes may go: twinlun connect --discard-my-data"
-                    .to_owned(),
-            ),
-            Health::Suspended if manual => Some(format!(
-                "writes wait for {there}: bring it back, or power it off for good and run twinlun promote --force --i-have-fenced {there}"
-            )),
-            Health::Suspended => Some(format!("writes wait: bring {there} or the arbiter back; see twinlun events")),
-            Health::Inactive if self.node.disk == DiskState::UpToDate => {
-                Some("nothing is served: twinlun promote on one node".to_owned())
+        let refused = self.link_reason.clone().filter(|_| self.link == LinkState::Refused);
+        let text = match self.health {
+            Health::Healthy | Health::Resyncing => return None,
+            Health::Inactive if refused.is_some() => {
+                format!(
+                    "twinlun promote --seed on the node whose disk is to be the first copy ({here} or {there})"
+                )
             }
-            Health::Inactive => Some(
-                "the copies have never been in sync: twinlun promote --seed on the node whose data is to be kept"
-                    .to_owned(),
+            Health::Inactive => "nothing is served: twinlun promote on one node".to_owned(),
+            Health::Suspended if manual => format!(
+                "requests wait for {there}: bring it back, or power it off for good and then \
+                 twinlun promote --force --i-have-fenced {there}"
             ),
+            Health::Suspended => {
+                format!("requests wait: bring {there} or the arbiter back (twinlun events says more)")
+            }
+            Health::Failed if self.node.disk == DiskState::Diskless => {
+                format!(
+                    "replace the disk of {here}, then twinlun init and twinlun up; {there} keeps the data"
+                )
+            }
+            Health::SplitBrain | Health::Failed | Health::Degraded if refused.is_some() => return refused,
             Health::Degraded if self.link == LinkState::Disconnected => {
-                Some("twinlun connect brings the copies together again".to_owned())
+                "twinlun connect brings the copies together again".to_owned()
             }
             Health::Degraded if self.link == LinkState::Connecting => {
-                Some(format!("start {there} or mend the replication network"))
+                format!("start {there} or mend the replication network")
             }
-            Health::Degraded => Some("see twinlun events".to_owned()),
-        }
+            Health::SplitBrain | Health::Failed | Health::Degraded => "twinlun events says more".to_owned(),
+        };
+        Some(text)
     }
 }
 

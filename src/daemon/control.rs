@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -28,6 +28,8 @@ const IDLE_MAX: Duration = Duration::from_secs(600);
 const ANSWER_MAX: Duration = Duration::from_secs(3600);
 /// How often a follower of events is looked after when nothing happens.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
+/// Longest wait for the last answers when the daemon ends.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 /// Calls that wait for the daemon.
 const CALLS_MAX: usize = CLIENTS_MAX;
 
@@ -57,6 +59,8 @@ struct Desk {
     calls: Sender<Call>,
     events: EventLog,
     clients: AtomicUsize,
+    /// Requests that were read and whose answer is not written yet.
+    answering: AtomicUsize,
     closing: AtomicBool,
 }
 
@@ -81,8 +85,13 @@ impl ControlSocket {
         let listener = UnixListener::bind(path).map_err(cannot)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(cannot)?;
         let (calls, incoming) = bounded(CALLS_MAX);
-        let desk =
-            Arc::new(Desk { calls, events, clients: AtomicUsize::new(0), closing: AtomicBool::new(false) });
+        let desk = Arc::new(Desk {
+            calls,
+            events,
+            clients: AtomicUsize::new(0),
+            answering: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+        });
         let shared = Arc::clone(&desk);
         let thread = thread::Builder::new()
             .name("control".to_owned())
@@ -100,6 +109,11 @@ impl Drop for ControlSocket {
         let woken = UnixStream::connect(&self.path).is_ok();
         if let (true, Some(thread)) = (woken, self.thread.take()) {
             let _ = thread.join();
+        }
+        // The last answers are on their way through other threads; the process may end after this.
+        let began = Instant::now();
+        while self.desk.answering.load(Ordering::SeqCst) > 0 && began.elapsed() < LAST_WORDS_MAX {
+            thread::sleep(Duration::from_millis(1));
         }
         let _ = fs::remove_file(&self.path);
     }
@@ -155,7 +169,12 @@ fn serve(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
         match read_request(&line) {
             Err(failure) => send(&mut &*stream, Answer::Failure(failure))?,
             Ok(Request::Events { after, follow }) => tell_events(stream, desk, after, follow)?,
-            Ok(request) => send(&mut &*stream, ask(desk, request))?,
+            Ok(request) => {
+                desk.answering.fetch_add(1, Ordering::SeqCst);
+                let sent = send(&mut &*stream, ask(desk, request));
+                desk.answering.fetch_sub(1, Ordering::SeqCst);
+                sent?;
+            }
         }
     }
 }

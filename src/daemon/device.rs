@@ -210,9 +210,12 @@ fn check_owner(
             format!("{show} holds the copy of {owner} (id {}), this is {}", superblock.node.0, node.name);
         return Err(Failure::refused(what, "swap the disks or the node sections of the configuration"));
     }
-    if config.replication.is_none() && superblock.flags.just_created {
-        let what = format!("{show} was formatted for a pair, the configuration has no [replication]");
-        return Err(Failure::refused(what, format!("add it, or: twinlun init --force {show}")));
+    let paired = superblock.flags.just_created || superblock.record.epoch.0 > 0;
+    if config.replication.is_none() && paired {
+        let what = format!(
+            "{show} belongs to a pair, the configuration has no [replication]: the nodes would go apart"
+        );
+        return Err(Failure::refused(what, format!("add it, or begin anew: twinlun init --force {show}")));
     }
     Ok(())
 }

@@ -243,7 +243,7 @@ fn superblock(
     let generations = if !paired {
         Generations::new(random()?)
     } else if options.assume_clean {
-        // The same on both nodes, so that they meet as equals.
+        // The same on both nodes, so that they meet as equals with nothing to copy.
         let first: [u8; 8] = volume[..8].try_into().expect("an identifier has 16 bytes");
         Generations::new(u64::from_le_bytes(first).max(1))
     } else {
@@ -255,7 +255,11 @@ fn superblock(
         layout,
         volume,
         volume_name: config.volume.name.clone(),
-        flags: DiskFlags { just_created: paired, clean_shutdown: true, ..DiskFlags::default() },
+        flags: DiskFlags {
+            just_created: paired && !options.assume_clean,
+            clean_shutdown: true,
+            ..DiskFlags::default()
+        },
         generations,
         record: Default::default(),
         boot_id: boot_identifier()?,

@@ -69,7 +69,7 @@ fn a_wrong_device_is_told_from_a_damaged_one() {
     let other = self::config(&text(dir.path(), true).replace("name = \"vol1\"", "name = \"vol2\""));
     assert!(failure(&other, 0).contains("holds volume \"vol1\", the configuration is for \"vol2\""));
     let single = self::config(&text(dir.path(), false));
-    assert!(failure(&single, 0).contains("formatted for a pair"));
+    assert!(failure(&single, 0).contains("belongs to a pair"));
     let sized = self::config(&text(dir.path(), true).replace("lanes = 4", "lanes = 4\nsize = \"1MiB\""));
     assert!(failure(&sized, 0).contains("cannot be resized yet"));
     let outside =

@@ -1,0 +1,111 @@
+//! From a configuration and opened devices to what the engine is started with.
+
+use std::sync::Arc;
+
+use super::config::{Config, NodeConfig};
+use super::failure::Failure;
+use crate::iscsi::{Limits, TargetConfig};
+use crate::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
+use crate::storage::{Layout, Superblock};
+use crate::units::Geometry;
+
+/// The one portal group, target port and target port group; the same on both nodes (S4).
+const PORTAL_GROUP: u16 = 1;
+/// What initiators see as PRODUCT REVISION LEVEL. Not the release: a rolling upgrade must not change the disk.
+const REVISION: &str = "0001";
+/// log2 of the physical block size that is reported. The same for all disks, so that both nodes report the same.
+const PHYSICAL_BLOCK_SHIFT: u8 = 12;
+/// Extents kept hot on a large volume: 8 GiB, what a crash of the primary makes a resync copy at most.
+const HOT_EXTENTS_MAX: u32 = 2048;
+/// A small volume keeps this part of itself hot at most, so that a crash does not cost a full resync.
+const HOT_PART: u32 = 4;
+const HOT_EXTENTS_PER_LANE_MIN: u32 = 4;
+
+/// The target with its one disk, LUN 0.
+pub fn target(
+    config: &Config,
+    superblock: &Superblock,
+    volatile_cache: bool,
+) -> Result<Arc<TargetConfig>, Failure> {
+    let name = superblock.identity.iqn.clone();
+    let identity = DeviceIdentity {
+        vendor: padded(&config.target.vendor),
+        product: padded(&config.target.product),
+        revision: padded(REVISION),
+        serial: superblock.identity.serial.clone(),
+        naa: superblock.identity.naa,
+    };
+    // In a pair the other disk counts as well, and both nodes must say the same.
+    let volatile_cache = volatile_cache || config.replication.is_some();
+    let unsuitable = |what: String| {
+        Failure::usage(
+            format!("the target {name} cannot be shown to initiators: {what}"),
+            "correct section [target]",
+        )
+    };
+    let unit = LogicalUnit::new(identity, superblock.layout.geometry, PHYSICAL_BLOCK_SHIFT, volatile_cache)
+        .map_err(|error| unsuitable(error.to_string()))?;
+    let port = TargetPort {
+        target_name: name.clone(),
+        portal_group_tag: PORTAL_GROUP,
+        relative_id: 1,
+        target_port_group: 1,
+    };
+    let scsi = Target::new(port, vec![(0, unit)]).map_err(|error| unsuitable(format!("{error:?}")))?;
+    let everywhere = config.target.portals.iter().any(|portal| portal.ip().is_unspecified());
+    let portals = match everywhere {
+        // Which of this node's addresses a client can reach, only the client's own connection tells.
+        true => Vec::new(),
+        false => config.target.portals.iter().map(ToString::to_string).collect(),
+    };
+    Ok(Arc::new(TargetConfig {
+        name,
+        alias: config.volume.name.clone(),
+        portals,
+        portal_group_tag: PORTAL_GROUP,
+        serving: true,
+        limits: Limits::default(),
+        scsi,
+    }))
+}
+
+/// Extents that every lane keeps hot.
+pub fn hot_extents_per_lane(layout: &Layout) -> usize {
+    let Geometry { lanes, .. } = layout.geometry;
+    let hot = (layout.geometry.extents() / HOT_PART).min(HOT_EXTENTS_MAX);
+    (hot / u32::from(lanes)).max(HOT_EXTENTS_PER_LANE_MIN) as usize
+}
+
+/// CPUs in the engine's terms.
+pub fn cpus(node: &NodeConfig) -> Vec<usize> {
+    node.cpus.iter().map(|cpu| usize::from(*cpu)).collect()
+}
+
+/// ASCII, padded with spaces; the configuration has checked the length.
+fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut field = [b' '; N];
+    field[..text.len()].copy_from_slice(text.as_bytes());
+    field
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hot_set_is_a_part_of_a_small_volume_and_bounded_on_a_large_one() {
+        let hot = |bytes: u64, lanes: u16| {
+            let layout = Layout::internal(bytes, 9, lanes).expect("it fits");
+            hot_extents_per_lane(&layout) * usize::from(lanes)
+        };
+        assert_eq!(hot(64 << 20, 16), 64, "at least a few for each lane");
+        assert_eq!(hot(4 << 30, 16), 256);
+        assert_eq!(hot(1 << 40, 16), 2048);
+    }
+
+    #[test]
+    fn texts_are_padded_with_spaces() {
+        assert_eq!(&padded::<8>("TWINLUN"), b"TWINLUN ");
+        assert_eq!(&padded::<4>(REVISION), b"0001");
+    }
+}

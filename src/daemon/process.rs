@@ -1,0 +1,239 @@
+//! The process around the daemon: its log, its lock, its signals, and what else of the machine it needs at the start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use log::{Level, LevelFilter};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
+
+use super::clock;
+use super::config::{Config, NodeConfig};
+use super::failure::Failure;
+
+/// How long the kernel may hold a killed daemon's sockets and devices: until its rings' last operations have ended.
+const CRASH_PATIENCE: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// The name of this machine; empty when it has none that is text.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+/// Leaves the terminal's session, so that the daemon outlives it.
+pub fn detach() {
+    // Fails only for a process that leads a session or a group already; then there is nothing to leave.
+    let _ = nix::unistd::setsid();
+    let _ = std::env::set_current_dir("/");
+}
+
+/// Files made from here on are for their owner only.
+pub fn private_files() {
+    umask(Mode::from_bits_truncate(0o077));
+}
+
+/// Log lines to stderr: with the journal's level prefix under systemd, with the time elsewhere. `RUST_LOG` chooses
+/// more or less than `info`.
+pub fn log_to_stderr() {
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(LevelFilter::Info).parse_default_env();
+    builder.format(move |out, record| {
+        if journal {
+            return writeln!(out, "<{}>{}", journal_level(record.level()), record.args());
+        }
+        let time = clock::rfc3339(clock::unix_milliseconds());
+        writeln!(out, "{time} {:<5} {}", record.level(), record.args())
+    });
+    // A second logger in the same process (tests) is no reason to stop.
+    let _ = builder.try_init();
+}
+
+/// The priorities of sd-daemon(3).
+fn journal_level(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// Held for as long as the daemon of a node lives; names its process.
+pub struct InstanceLock {
+    file: Flock<File>,
+    /// The daemon before this one did not end in order. The kernel may take a moment to let go of what it had.
+    pub after_crash: bool,
+}
+
+impl InstanceLock {
+    /// Takes the lock of a node, `<run_dir>/<node>.lock`.
+    pub fn take(node: &NodeConfig) -> Result<Self, Failure> {
+        let path = node.run_dir.join(format!("{}.lock", node.name));
+        let cannot = |error: io::Error| {
+            Failure::failed(
+                format!("cannot make {}: {error}", path.display()),
+                "run this as root, or set run_dir in the configuration to a directory that may be written",
+            )
+        };
+        fs::create_dir_all(&node.run_dir).map_err(cannot)?;
+        let open =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut lock = match Flock::lock(open.map_err(cannot)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                let owner = fs::read_to_string(&path).unwrap_or_default();
+                let what = format!("a daemon of {} runs already (process {})", node.name, owner.trim());
+                return Err(Failure::failed(what, "see it with twinlun status, or end it with twinlun down"));
+            }
+            Err((_, errno)) => return Err(cannot(errno.into())),
+        };
+        let after_crash = lock.metadata().map_err(cannot)?.len() > 0;
+        lock.set_len(0).map_err(cannot)?;
+        writeln!(lock, "{}", std::process::id()).map_err(cannot)?;
+        Ok(Self { file: lock, after_crash })
+    }
+
+    /// How long to go on trying when something is still in use.
+    pub fn patience(&self) -> Duration {
+        if self.after_crash { CRASH_PATIENCE } else { Duration::ZERO }
+    }
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        // An empty file tells the next daemon that this one ended in order.
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// Tries again while the failure may be a crashed daemon's doing.
+pub fn retry<T>(patience: Duration, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let began = Instant::now();
+    loop {
+        match attempt() {
+            Err(_) if began.elapsed() < patience => thread::sleep(RETRY_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+/// Takes SIGTERM and SIGINT out of the ordinary way for all threads started later; each arrives as a message instead.
+/// SIGPIPE is ignored by every Rust program.
+pub fn signals() -> Result<Receiver<Signal>, Failure> {
+    let cannot = |what: String| Failure::failed(format!("cannot listen for signals: {what}"), "");
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.add(Signal::SIGHUP);
+    set.thread_block().map_err(|error| cannot(error.to_string()))?;
+    let (outlet, inlet) = bounded(4);
+    let listen = move || {
+        while let Ok(signal) = set.wait() {
+            if outlet.send(signal).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(listen)
+        .map_err(|error| cannot(error.to_string()))?;
+    Ok(inlet)
+}
+
+/// Are the node's addresses free? Tried before anything is started, so that the answer is a line and not a surprise
+/// at the first failover. A service address that is elsewhere at the moment is in order.
+pub fn check_addresses(config: &Config, node: &NodeConfig) -> Result<(), Failure> {
+    for portal in &config.target.portals {
+        match TcpListener::bind(portal) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                log::info!(
+                    "event=portal_elsewhere the portal {portal} is not an address of this machine now"
+                );
+            }
+            Err(error) => return Err(address_failure("the portal", *portal, "target.portals", &error)),
+        }
+    }
+    let Some(address) = node.replication_address else { return Ok(()) };
+    let key = format!("node.{}.replication_address", node.name);
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let what = format!(
+                "the replication address {address} of {} is not an address of this machine",
+                node.name
+            );
+            Err(Failure::failed(
+                what,
+                format!("set up the network (ip addr), or correct {key}; is this {}?", node.name),
+            ))
+        }
+        Err(error) => Err(address_failure("the replication address", address, &key, &error)),
+    }
+}
+
+fn address_failure(what: &str, address: SocketAddr, key: &str, error: &io::Error) -> Failure {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Failure::failed(
+            format!("{what} {address} is in use by another program"),
+            format!("see which with: ss -ltnp 'sport = :{port}' (tgtd? LIO?), stop it, or change {key}"),
+        ),
+        io::ErrorKind::PermissionDenied => {
+            Failure::failed(format!("{what} {address} may not be used: {error}"), "run this as root")
+        }
+        _ => Failure::failed(format!("{what} {address} cannot be used: {error}"), format!("correct {key}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(portal: SocketAddr, run_dir: &Path) -> Config {
+        let text = format!(
+            "[volume]\nname = \"v\"\n[target]\niqn = \"iqn.2026-11.example:v\"\nportals = [\"{portal}\"]\n\
+             [node.a]\nid = 0\ndisk = \"/d\"\nrun_dir = {run_dir:?}\n"
+        );
+        Config::parse(Path::new("t.toml"), &text).expect("a valid file")
+    }
+
+    #[test]
+    fn a_taken_port_is_named_with_the_way_to_its_owner() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("bound");
+        let config = config(address, Path::new("/run"));
+        let failure = check_addresses(&config, &config.nodes[0]).expect_err("taken").to_string();
+        assert!(failure.contains(&address.to_string()) && failure.contains("ss -ltnp"), "{failure}");
+        drop(taken);
+        assert_eq!(check_addresses(&config, &config.nodes[0]), Ok(()));
+    }
+
+    #[test]
+    fn a_service_address_may_be_elsewhere() {
+        // TEST-NET-1 is nobody's (RFC 5737).
+        let config = config("192.0.2.77:3260".parse().expect("an address"), Path::new("/run"));
+        assert_eq!(check_addresses(&config, &config.nodes[0]), Ok(()));
+    }
+
+    #[test]
+    fn one_daemon_for_each_node() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config("127.0.0.1:1".parse().expect("an address"), &dir.path().join("deep/run"));
+        let lock = InstanceLock::take(&config.nodes[0]).expect("free");
+        let second = InstanceLock::take(&config.nodes[0]).map(|_| ()).expect_err("taken");
+        assert!(second.what.contains(&format!("process {}", std::process::id())), "{second}");
+        drop(lock);
+        InstanceLock::take(&config.nodes[0]).map(|_| ()).expect("free again");
+    }
+}

@@ -1,0 +1,314 @@
+//! What the cores say, in the words of the control socket and of people: nodes by their names, states as
+//! [`api`](super::api) types, refusals as failures with an exit code.
+
+use super::api::{DiskState, LinkRefusal, LinkState, NodeStatus, Role, SCHEMA, Service, Status};
+use super::config::{Config, NodeConfig};
+use super::events::Weight;
+use super::failure::{Failure, FailureKind};
+use crate::arbitration::Record;
+use crate::replication::decision::Discord;
+use crate::units::NodeId;
+use crate::volume::operator::{self, Connection, Event, OperatorCommand, Refusal};
+
+/// The names of this node and its peer.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub volume: String,
+    pub here: String,
+    /// `None`: no peer.
+    pub there: Option<String>,
+    id: NodeId,
+}
+
+impl Names {
+    pub fn new(config: &Config, node: &NodeConfig) -> Self {
+        Self {
+            volume: config.volume.name.clone(),
+            here: node.name.clone(),
+            there: config.peer_of(node).map(|peer| peer.name.clone()),
+            id: node.id,
+        }
+    }
+
+    /// The node called so.
+    pub fn id_of(&self, name: &str) -> Option<NodeId> {
+        if name == self.here {
+            return Some(self.id);
+        }
+        (self.there.as_deref() == Some(name)).then(|| self.id.peer())
+    }
+
+    fn of(&self, id: NodeId) -> &str {
+        if id == self.id { &self.here } else { self.peer() }
+    }
+
+    fn peer(&self) -> &str {
+        self.there.as_deref().unwrap_or("the peer")
+    }
+
+    /// Names of the nodes in a record's in-sync set.
+    pub fn in_sync(&self, record: &Record) -> Vec<String> {
+        let ids = [NodeId(0), NodeId(1)];
+        ids.into_iter().filter(|id| record.in_sync.contains(*id)).map(|id| self.of(id).to_owned()).collect()
+    }
+
+    fn in_sync_words(&self, record: &Record) -> String {
+        let names = self.in_sync(record);
+        if names.is_empty() { "no node".to_owned() } else { names.join(" and ") }
+    }
+
+    fn record_words(&self, record: &Record) -> String {
+        format!("epoch {}, in sync: {}", record.epoch.0, self.in_sync_words(record))
+    }
+
+    fn role_words(&self, source: bool) -> String {
+        let (from, to) =
+            if source { (self.here.as_str(), self.peer()) } else { (self.peer(), self.here.as_str()) };
+        format!("from {from} to {to}")
+    }
+}
+
+/// A status without what only the daemon knows (sizes, sessions, resync progress, arbiter).
+pub fn status(names: &Names, status: &operator::Status) -> Status {
+    let link = link_state(status);
+    let own_role = if status.role == operator::Role::Primary { Role::Primary } else { Role::Secondary };
+    let connected = link == LinkState::Connected;
+    let peer_role = match (connected, status.peer_primary) {
+        (true, true) => Role::Primary,
+        (true, false) => Role::Secondary,
+        (false, _) => Role::Unknown,
+    };
+    let peer = names.there.as_ref().map(|name| NodeStatus {
+        name: name.clone(),
+        role: peer_role,
+        disk: disk_state(status.peer_disk),
+    });
+    let discord = status.discord.filter(|_| link == LinkState::Refused);
+    Status {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        volume: names.volume.clone(),
+        health: super::api::Health::Healthy,
+        node: NodeStatus { name: names.here.clone(), role: own_role, disk: disk_state(status.disk) },
+        peer,
+        size_bytes: 0,
+        service: service(status),
+        link,
+        link_refusal: discord.map(refusal_of_link),
+        link_reason: discord.map(|discord| discord.to_string()),
+        link_down_seconds: None,
+        epoch: status.record.epoch.0,
+        in_sync: names.in_sync(&status.record),
+        out_of_sync_bytes: 0,
+        resync: None,
+        arbiter: None,
+        sessions: Vec::new(),
+        uptime_seconds: 0,
+        next: None,
+    }
+}
+
+fn link_state(status: &operator::Status) -> LinkState {
+    match status.connection {
+        Connection::Single => LinkState::None,
+        Connection::StandAlone if status.discord.is_some() => LinkState::Refused,
+        Connection::StandAlone => LinkState::Disconnected,
+        Connection::Connecting => LinkState::Connecting,
+        Connection::Negotiating => LinkState::Negotiating,
+        Connection::Established | Connection::SyncSource | Connection::SyncTarget => LinkState::Connected,
+    }
+}
+
+fn service(status: &operator::Status) -> Service {
+    match status.connection {
+        _ if status.suspended => Service::Held,
+        _ if !status.serving => Service::Closed,
+        Connection::Single => Service::Standalone,
+        Connection::Established => Service::Both,
+        _ => Service::Alone,
+    }
+}
+
+fn disk_state(disk: operator::DiskState) -> DiskState {
+    match disk {
+        operator::DiskState::UpToDate => DiskState::UpToDate,
+        operator::DiskState::Consistent => DiskState::Consistent,
+        operator::DiskState::Inconsistent => DiskState::Inconsistent,
+        operator::DiskState::Outdated => DiskState::Outdated,
+        operator::DiskState::Diskless => DiskState::Diskless,
+        operator::DiskState::Unknown => DiskState::Unknown,
+    }
+}
+
+fn refusal_of_link(discord: Discord) -> LinkRefusal {
+    match discord {
+        Discord::Geometry => LinkRefusal::Geometry,
+        Discord::NoData => LinkRefusal::NoData,
+        Discord::Superseded => LinkRefusal::Superseded,
+        Discord::PeerSuperseded => LinkRefusal::PeerSuperseded,
+        Discord::SplitBrain => LinkRefusal::SplitBrain,
+        Discord::Unrelated => LinkRefusal::Unrelated,
+        Discord::BothInconsistent => LinkRefusal::BothInconsistent,
+    }
+}
+
+/// An event's weight, key and text.
+pub fn event(names: &Names, event: &Event) -> (Weight, &'static str, String) {
+    use Weight::{Info, Warning};
+    let (here, there) = (&names.here, names.peer());
+    match event {
+        Event::Started { record, .. } => {
+            (Info, "started", format!("{here} has started ({})", names.record_words(record)))
+        }
+        Event::Connected => (Info, "peer_connected", format!("{there} is connected")),
+        Event::Disconnected => (Warning, "peer_disconnected", format!("the links to {there} are down")),
+        Event::Refused(discord) => (Warning, "peer_refused", discord.to_string()),
+        Event::PeerGone => (Warning, "peer_lost", format!("{there} does not answer")),
+        Event::Promoted { record, alone } => {
+            let how = if *alone { format!(" without {there}") } else { String::new() };
+            (Info, "promoted", format!("{here} is primary{how} ({})", names.record_words(record)))
+        }
+        Event::Demoted => (Info, "demoted", format!("{here} is secondary")),
+        Event::Suspended => (
+            Warning,
+            "suspended",
+            format!("{here} holds its initiators' requests until the arbiter has agreed"),
+        ),
+        Event::AloneNow { record } => {
+            (Warning, "alone", format!("{here} goes on without {there} ({})", names.record_words(record)))
+        }
+        Event::Superseded { record } => (
+            Warning,
+            "superseded",
+            format!("{there} has taken over; {here} serves no more ({})", names.record_words(record)),
+        ),
+        Event::ResyncStarted { source, full } => {
+            let what = if *full { "of everything" } else { "of what differs" };
+            (Info, "resync_started", format!("resync {what} {}", names.role_words(*source)))
+        }
+        Event::ResyncFinished { source } => {
+            (Info, "resync_finished", format!("resync {} is complete", names.role_words(*source)))
+        }
+        Event::PeerInSync { record } => {
+            (Info, "in_sync", format!("{there} is in sync ({})", names.record_words(record)))
+        }
+        Event::HandedOver { record } => (
+            Info,
+            "handed_over",
+            format!("{here} has handed over to {there} ({})", names.record_words(record)),
+        ),
+        Event::DiskFailed => (Warning, "disk_failed", format!("the disk of {here} has failed")),
+        Event::PeerDiskFailed => (Warning, "peer_disk_failed", format!("the disk of {there} has failed")),
+        Event::ForcedPromotion { fenced } => (
+            Warning,
+            "forced_promotion",
+            format!("{here} is promoted by force: a person vouches that {} is fenced", names.of(*fenced)),
+        ),
+        Event::Stopped => (Info, "stopped", format!("{here} has drained and stops")),
+    }
+}
+
+/// A refused request as a failure.
+pub fn refusal(names: &Names, refusal: &Refusal) -> Failure {
+    let (here, there) = (&names.here, names.peer());
+    let (what, next) = match refusal {
+        Refusal::NotInSync { record } => (
+            format!(
+                "{here} is outdated: {} alone holds every acknowledged write (epoch {})",
+                names.in_sync_words(record),
+                record.epoch.0
+            ),
+            format!("start {there} and let {here} resync; promoting {here} now would lose writes"),
+        ),
+        Refusal::LostRace { record } => (
+            format!("the arbiter's record was changed first ({})", names.record_words(record)),
+            "look with twinlun status".to_owned(),
+        ),
+        Refusal::NeedsOperator => (
+            format!("the arbiter is manual: {here} may not decide alone that {there} is out"),
+            format!("power {there} off, then twinlun promote --force --i-have-fenced {there}"),
+        ),
+        Refusal::PeerIsPrimary => {
+            (format!("{there} is primary and serves the volume"), format!("on {there}: twinlun switchover"))
+        }
+        Refusal::NotPrimary => (format!("{here} is not primary"), format!("run it on {there}")),
+        Refusal::NotReplicated => {
+            (format!("{} has one node: the configuration has no [replication]", names.volume), String::new())
+        }
+        other => {
+            let text = other.to_string();
+            match text.split_once("; ") {
+                Some((what, next)) => (format!("{here}: {what}"), next.to_owned()),
+                None => (format!("{here}: {text}"), String::new()),
+            }
+        }
+    };
+    Failure::new(kind(refusal), what, next)
+}
+
+fn kind(refusal: &Refusal) -> FailureKind {
+    match refusal {
+        Refusal::Busy | Refusal::NotPrimary | Refusal::LostRace { .. } | Refusal::DiskFailed => {
+            FailureKind::Failed
+        }
+        Refusal::FencedSelf | Refusal::NotReplicated => FailureKind::Usage,
+        Refusal::PeerIsPrimary
+        | Refusal::Inconsistent
+        | Refusal::NeverSynced
+        | Refusal::MayLackWrites
+        | Refusal::NotInSync { .. }
+        | Refusal::ArbiterLostData { .. }
+        | Refusal::ArbiterUnreachable
+        | Refusal::NeedsOperator
+        | Refusal::PeerNotReady => FailureKind::Refused,
+    }
+}
+
+/// What to say when a request was carried out.
+pub fn done(names: &Names, command: &OperatorCommand) -> String {
+    let (here, there) = (&names.here, names.peer());
+    match command {
+        OperatorCommand::Promote { .. } => format!("{here} is primary and serves {}", names.volume),
+        OperatorCommand::Demote => format!("{here} is secondary"),
+        OperatorCommand::Switchover => format!("{there} is primary and serves {}", names.volume),
+        OperatorCommand::Connect { discard_my_data: true } => {
+            format!("{here} gives up its own writes and looks for {there}")
+        }
+        OperatorCommand::Connect { .. } => format!("{here} looks for {there}"),
+        OperatorCommand::Disconnect => format!("{here} has dropped the links to {there} and keeps them down"),
+        OperatorCommand::Stop => format!("{here} has drained and stops"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbitration::{Epoch, NodeSet};
+
+    fn names() -> Names {
+        Names { volume: "vol1".into(), here: "stor-b".into(), there: Some("stor-a".into()), id: NodeId(1) }
+    }
+
+    #[test]
+    fn people_hear_names_not_numbers() {
+        let record =
+            Record { epoch: Epoch(9), primary: Some(NodeId(0)), in_sync: NodeSet::only(NodeId(0)), nonce: 1 };
+        let failure = refusal(&names(), &Refusal::NotInSync { record });
+        assert_eq!(failure.kind, FailureKind::Refused);
+        assert_eq!(failure.what, "stor-b is outdated: stor-a alone holds every acknowledged write (epoch 9)");
+        let (weight, key, text) = event(&names(), &Event::Superseded { record });
+        assert_eq!((weight, key), (Weight::Warning, "superseded"));
+        assert_eq!(text, "stor-a has taken over; stor-b serves no more (epoch 9, in sync: stor-a)");
+        let (_, _, text) = event(&names(), &Event::ResyncStarted { source: false, full: true });
+        assert_eq!(text, "resync of everything from stor-a to stor-b");
+    }
+
+    #[test]
+    fn every_refusal_has_one_line_and_a_way_on() {
+        for known in [Refusal::Busy, Refusal::Inconsistent, Refusal::NeverSynced, Refusal::MayLackWrites] {
+            let failure = refusal(&names(), &known);
+            assert!(failure.what.starts_with("stor-b: ") && !failure.next.is_empty(), "{failure}");
+            assert_eq!(failure.to_string().lines().count(), 2);
+        }
+    }
+}
