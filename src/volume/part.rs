@@ -83,6 +83,10 @@ pub struct Part {
     /// Reused lists of slots that may go on.
     pub(super) ready: Vec<u32>,
     pub(super) next_background_flush: Option<Instant>,
+    /// Some lane wants a page written, room in its activity log, or a look at what became stable.
+    pub(super) lanes_need_care: bool,
+    /// Some lane has acknowledged writes that are not stable on both copies.
+    pub(super) has_unstable: bool,
     /// Flushes done for the peer, to tell which resync data each covers.
     pub(super) target_flushes: u64,
 }
@@ -121,6 +125,8 @@ impl Part {
             stats: PartStats::default(),
             ready: Vec::new(),
             next_background_flush: None,
+            lanes_need_care: true,
+            has_unstable: false,
             target_flushes: 0,
         }
     }
@@ -214,10 +220,19 @@ impl Part {
 
     /// Does what the input made possible, and reports what the coordinator waits for.
     fn settle(&mut self, now: Instant, out: &mut Outbox) {
-        self.make_room(out);
-        self.pump_resync(out);
-        self.pump_flush(now, out);
-        self.pump_pages(out);
+        // Serving in the steady state, with every extent hot, there is nothing to look after in the lanes.
+        if self.lanes_need_care
+            || self.posture.service == Service::Closed
+            || self.posture.sync != SyncRole::None
+        {
+            self.lanes_need_care = false;
+            self.make_room(out);
+            self.pump_resync(out);
+            self.pump_flush(now, out);
+            self.pump_pages(out);
+        } else {
+            self.pump_flush(now, out);
+        }
         if !self.settled && self.has_settled() {
             self.settled = true;
             let (shard, serial) = (self.config.shard, self.posture.serial);
@@ -266,6 +281,7 @@ impl Part {
                 }
                 self.ready = ready;
             }
+            self.lanes_need_care |= self.lanes[index].wants_room();
         }
     }
 
@@ -300,6 +316,7 @@ impl Part {
         } else {
             MetaPage::Bitmap { lane, page: number }
         };
+        self.lanes_need_care = true;
         let mut ready = core::mem::take(&mut self.ready);
         self.lanes[index].on_page_written(page, self.flushes.stable(), &mut ready);
         for slot in ready.drain(..) {
@@ -316,7 +333,7 @@ impl Part {
         if self.posture.service == Service::Held && !mirrored {
             return;
         }
-        let unstable = self.lanes.iter().any(Lane::has_unstable);
+        let unstable = self.has_unstable;
         if self.posture.wind_down && unstable {
             self.flushes.want();
         }
@@ -353,6 +370,8 @@ impl Part {
         for lane in &mut self.lanes {
             lane.on_stable(group);
         }
+        self.has_unstable = self.lanes.iter().any(Lane::has_unstable);
+        self.lanes_need_care = true;
         self.on_resync_stable(group);
         let mut waiters = core::mem::take(&mut self.flush_waiters);
         waiters.retain(|&slot| {

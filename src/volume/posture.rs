@@ -16,6 +16,7 @@ impl Part {
         assert!(posture.link == LinkRole::Off || posture.peer_shards > 0);
         let old = core::mem::replace(&mut self.posture, posture);
         self.settled = false;
+        self.lanes_need_care = true;
         let link_changed = old.session != posture.session || old.link != posture.link;
         if link_changed && old.link == LinkRole::Lead {
             self.lose_peer(out);
@@ -51,6 +52,7 @@ impl Part {
         for lane in &mut self.lanes {
             lane.mark_unstable_out_of_sync(stable);
         }
+        self.has_unstable = false;
         for slot in 0..self.works.slots() {
             if !self.works.is_live(slot) {
                 continue;

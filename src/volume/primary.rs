@@ -121,18 +121,24 @@ impl Part {
         let lane = &mut self.lanes[usize::from(work.lane)];
         match lane.touch(work.range) {
             Touch::Full => {
+                self.lanes_need_care = true;
                 lane.wait_for_room(slot);
                 self.works.get_mut(slot).stage = Stage::Log;
                 return;
             }
             Touch::Wait { page, write } if !skip => {
+                self.lanes_need_care = true;
                 lane.write_begins(work.range);
                 lane.wait_for_log(slot, page, write);
                 self.works.get_mut(slot).stage = Stage::Log;
                 self.works.get_mut(slot).number = 1;
                 return;
             }
-            Touch::Hot | Touch::Wait { .. } => lane.write_begins(work.range),
+            Touch::Hot => lane.write_begins(work.range),
+            Touch::Wait { .. } => {
+                self.lanes_need_care = true;
+                lane.write_begins(work.range);
+            }
         }
         self.works.get_mut(slot).number = 1;
         self.issue_write(slot, out);
@@ -238,6 +244,7 @@ impl Part {
             Kind::Write { fua } if work.number == 1 => {
                 let stable = fua || work.peer != Half::Done;
                 let group = (!stable).then_some(self.flushes.open());
+                self.has_unstable |= !stable;
                 self.lanes[usize::from(work.lane)].write_ends(work.range, group);
             }
             _ => {}
