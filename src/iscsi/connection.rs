@@ -264,7 +264,15 @@ impl Connection {
         let due = self.deadline().is_some_and(|deadline| deadline <= now);
         match &mut self.phase {
             Phase::Login(_) if due => self.close(CloseReason::LoginTimeout, out),
-            Phase::Full(session) => session.on_timer(now, out),
+            Phase::Full(session) => {
+                // An answer to the ping would lie unread behind data that has no buffer.
+                if let Receive::Media { slot, .. } = self.receive {
+                    if session.lacks_buffer(slot) {
+                        session.keepalive.heard(now);
+                    }
+                }
+                session.on_timer(now, out);
+            }
             _ => {}
         }
         self.finish(out);

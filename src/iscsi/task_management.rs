@@ -12,11 +12,11 @@ use crate::scsi::UnitAttention;
 
 use super::bhs::{Lun, TaskManagement};
 use super::effect::Outbox;
-use super::pdu::{self, RejectReason, TaskManagementResponse};
+use super::pdu::{self, TaskManagementResponse};
 use super::session::{Flow, Session};
 use super::task::{Slot, SlotSet};
 
-/// Most functions that wait at a time.
+/// Most functions that wait at a time; further ones are rejected (FFh).
 const PENDING_MAX: usize = 16;
 
 const ABORT_TASK: u8 = 1;
@@ -60,10 +60,11 @@ impl Session {
         request: &TaskManagement,
         out: &mut Outbox,
     ) -> Result<(), Flow> {
-        if self.management.pending.len() >= PENDING_MAX {
-            return Err(Flow::Refuse(RejectReason::TooManyImmediate, 0));
-        }
         self.admit(&request.sequence, 0)?;
+        if self.management.pending.len() >= PENDING_MAX {
+            self.answer_function(request.itt, TaskManagementResponse::Rejected, out);
+            return Ok(());
+        }
         match self.apply(request, out) {
             Ok(slots) => self.when_quiet(Pending::Function { itt: request.itt }, slots, out),
             Err(response) => self.answer_function(request.itt, response, out),

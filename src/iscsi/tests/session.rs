@@ -153,6 +153,37 @@ fn a_silent_initiator_is_pinged_and_dropped() {
     pair.hang_up();
 }
 
+#[test]
+fn an_initiator_that_cannot_be_heard_is_not_blamed() {
+    let mut pair = Pair::logged_in(config());
+    pair.pool.capacity = 0;
+    pair.send_command(5, W, 512, &write10(0, 1), &[7; 512]);
+    for _ in 0..10 {
+        pair.wait(10);
+    }
+    assert!(pair.closed.is_none());
+    pair.pool_ready(1);
+    let pings = pair.sent.iter().filter(|pdu| pdu.opcode() == 0x20).count();
+    assert_eq!((pings, pair.sent.back().map(|pdu| pdu.status())), (0, Some((0, None))));
+}
+
+#[test]
+fn functions_that_wait_are_bounded() {
+    let mut pair = Pair::logged_in(config());
+    pair.prompt = false;
+    pair.send_command(1, R, 512, &read10(0, 1), &[]);
+    for itt in 100..116 {
+        management(&mut pair, 1, 0, itt, 1);
+        assert!(pair.nothing_sent());
+    }
+    management(&mut pair, 1, 0, 116, 1);
+    let rejected = pair.reply();
+    assert_eq!((rejected.itt(), rejected.bhs[2]), (116, 0xFF));
+    pair.complete_all();
+    assert_eq!(pair.sent.iter().filter(|pdu| pdu.bhs[2] == 0).count(), 16);
+    pair.hang_up();
+}
+
 fn text_request(pair: &mut Pair, flags: u8, ttt: u32, text: &[u8]) -> Pdu {
     pair.send(request(0x04, flags, 9, ttt), text);
     pair.reply()
