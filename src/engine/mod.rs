@@ -4,6 +4,7 @@
 pub mod buffers;
 pub mod device;
 pub mod duplex;
+pub mod establish;
 pub mod link_driver;
 pub mod mesh;
 pub mod op_slab;
@@ -19,8 +20,9 @@ pub mod target_driver;
 pub mod volume_driver;
 pub mod zero;
 
+pub use establish::LinkPlan;
 pub use ring::probe;
-pub use run::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, Tuning};
+pub use run::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, Tuning};
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use crate::iscsi::{Connection, NexusName};
 use crate::time::Instant;
 use crate::units::{BufId, Geometry, SessionId, ShardId};
 use crate::volume::messages::{PartReport, Posture};
+use crate::volume::part::PartStats;
 
 /// Engine-wide number of an initiator's connection; given out and taken back by shard 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -34,6 +35,10 @@ pub enum Message {
     Posture(Posture),
     /// A part → shard 0.
     Report(PartReport),
+    /// Shard 0 → all: your numbers, please.
+    WantStats,
+    /// A part → shard 0.
+    Stats(Box<PartStats>),
     /// Shard 0 → owner: drive this link to the peer from now on.
     AdoptLink(Box<ReadyLink>),
     /// Shard 0 → all: the session with the peer is over.

@@ -73,6 +73,8 @@ pub enum StreamOwner {
     Target(ConnNo),
     /// A connection to the peer.
     Link(Key),
+    /// A link of shard 0 that is being made, or the control link.
+    Meeting(Key),
 }
 
 /// What a listening socket is for.

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::buffers::{Arena, ArenaPlan, Purpose, ShardPool};
 use super::device::Device;
+use super::establish::{Establish, LinkPlan};
 use super::mesh::{Endpoint, Waker, mesh};
 use super::plumbing::{Message, Plumbing, boot_time};
 use super::reactor::Reactor;
@@ -21,11 +22,15 @@ use super::shard::Shard;
 use super::target_driver::TargetDriver;
 use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
+use crate::arbitration::Record;
 use crate::iscsi::TargetConfig;
-use crate::storage::{LaneState, Layout};
+use crate::replication::handshake::{LocalEnd, VERSIONS};
+use crate::storage::{LaneState, Layout, Superblock};
 use crate::units::{BufId, CHUNK_BYTES, Pool, SHARDS_MAX, ShardId};
+use crate::volume::coordinator::{CasOutcome, Coordinator, CoordinatorConfig, RecordOutcome};
 use crate::volume::mutant::Mutants;
-use crate::volume::part::{Part, PartConfig};
+use crate::volume::operator::{Event, OperatorCommand, Refusal, Status, Ticket};
+use crate::volume::part::{Part, PartConfig, PartStats};
 
 /// How a volume is run on this node.
 pub struct EnginePlan {
@@ -37,7 +42,10 @@ pub struct EnginePlan {
     pub data: Device,
     /// Holds the metadata; the same device when it is internal.
     pub metadata: Device,
-    pub layout: Layout,
+    /// As chosen from the two copies.
+    pub superblock: Superblock,
+    /// The running kernel's boot identifier.
+    pub boot_id: [u8; 16],
     /// Every lane's state as loaded, in order.
     pub lanes: Vec<LaneState>,
     /// Extents a lane keeps hot.
@@ -45,7 +53,17 @@ pub struct EnginePlan {
     /// Where initiators connect to.
     pub portals: Vec<SocketAddr>,
     pub target: Arc<TargetConfig>,
+    /// `None`: a volume without a peer; it is served from the start.
+    pub link: Option<LinkPlan>,
     pub tuning: Tuning,
+    /// Planted bugs, for tests of tests.
+    pub mutants: Mutants,
+}
+
+impl EnginePlan {
+    fn layout(&self) -> Layout {
+        self.superblock.layout
+    }
 }
 
 /// What may be tried out; the defaults are right.
@@ -68,7 +86,16 @@ impl Default for Tuning {
 /// What the daemon asks of a running engine.
 #[derive(Debug)]
 pub enum EngineRequest {
-    /// Drop the initiators, finish what is under way, end.
+    /// A person or the agent; answered by [`EngineEvent::Reply`].
+    Operator { ticket: Ticket, command: OperatorCommand },
+    /// The arbiter's answer to [`EngineEvent::ReadRecord`].
+    Record(RecordOutcome),
+    /// The arbiter's answer to [`EngineEvent::Cas`].
+    Cas(CasOutcome),
+    /// Answered on the channel that comes along.
+    Status { reply: Sender<EngineStatus> },
+    /// Drop the initiators and the peer, finish what is under way, end. For an orderly end of service let
+    /// [`OperatorCommand::Stop`] go before.
     Stop,
 }
 
@@ -76,9 +103,42 @@ pub enum EngineRequest {
 #[derive(Debug)]
 pub enum EngineEvent {
     /// Initiators are served at these addresses.
-    Serving { addresses: Vec<SocketAddr> },
+    Serving {
+        addresses: Vec<SocketAddr>,
+    },
+    NotServing,
     /// The engine cannot do what it should; it goes on without.
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
+    /// Why there is no session with the peer. Told once for each reason.
+    LinkTrouble {
+        why: String,
+    },
+    /// Read the arbiter's record; answer with [`EngineRequest::Record`].
+    ReadRecord,
+    /// Ask the arbiter until it answers, then [`EngineRequest::Cas`].
+    Cas {
+        expected: Record,
+        proposed: Record,
+    },
+    Reply {
+        ticket: Ticket,
+        result: Result<(), Refusal>,
+    },
+    Volume(Event),
+}
+
+/// What the engine knows of itself.
+#[derive(Clone, Debug)]
+pub struct EngineStatus {
+    pub volume: Status,
+    /// Counters of each shard's part, this node's shard 0 first, then in no order.
+    pub parts: Vec<PartStats>,
+    /// Sessions of initiators.
+    pub sessions: u32,
+    /// Where initiators are served; empty while they are not.
+    pub portals: Vec<SocketAddr>,
 }
 
 /// Why an engine could not be started.
@@ -117,8 +177,8 @@ impl Engine {
     /// Starts the shards; returns once every one has its ring.
     pub fn start(plan: EnginePlan) -> Result<Self, EngineError> {
         assert!((1..=SHARDS_MAX).contains(&usize::from(plan.shards)), "1 to {SHARDS_MAX} shards");
-        assert_eq!(plan.lanes.len(), usize::from(plan.layout.geometry.lanes), "every lane is loaded");
-        let replicated = false;
+        assert_eq!(plan.lanes.len(), usize::from(plan.layout().geometry.lanes), "every lane is loaded");
+        let replicated = plan.link.is_some();
         let buffers = plan.tuning.buffers.unwrap_or_else(|| ArenaPlan::standard(plan.shards, replicated));
         let arena = Arena::new(buffers).map_err(EngineError::Memory)?;
         let (endpoints, wakers) = mesh::<Message>(plan.shards).map_err(EngineError::Descriptor)?;
@@ -126,11 +186,11 @@ impl Engine {
         let (event_outlet, events) = unbounded();
         let (ready, readiness) = bounded(usize::from(plan.shards));
         let mut engine = Self { requests, events, wakers, threads: Vec::new() };
-        let mut zero = Some(Box::new(Zero::new(request_inlet, event_outlet)));
+        let mut channels = Some((request_inlet, event_outlet));
         let plan = Arc::new(plan);
         for endpoint in endpoints {
             let number = endpoint.shard();
-            let seed = Seed { endpoint, arena: arena.clone(), zero: zero.take(), plan: plan.clone() };
+            let seed = Seed { endpoint, arena: arena.clone(), channels: channels.take(), plan: plan.clone() };
             let ready = ready.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{}", number.0))
@@ -196,14 +256,15 @@ impl Drop for AbortOnPanic {
 struct Seed {
     endpoint: Endpoint<Message>,
     arena: Arc<Arena>,
-    zero: Option<Box<Zero>>,
+    /// The daemon's end of shard 0.
+    channels: Option<(Receiver<EngineRequest>, Sender<EngineEvent>)>,
     plan: Arc<EnginePlan>,
 }
 
 impl Seed {
     /// On the shard's own thread: the ring belongs to the thread that makes it.
     fn grow(self) -> Result<Shard, EngineError> {
-        let Self { endpoint, arena, zero, plan } = self;
+        let Self { endpoint, arena, channels, plan } = self;
         let number = endpoint.shard();
         if !plan.cpus.is_empty() {
             let cpu = plan.cpus[usize::from(number.0) % plan.cpus.len()];
@@ -215,12 +276,40 @@ impl Seed {
         let mut pool = ShardPool::new(arena, number);
         let resync_buffers = std::iter::from_fn(|| pool.purpose(Purpose::Resync).take(CHUNK_BYTES)).collect();
         let part = part(&plan, number, resync_buffers);
-        let volume = VolumeDriver::new(part, data, metadata, plan.layout);
+        let volume = VolumeDriver::new(part, data, metadata, plan.layout());
         let portals = if number.0 == 0 { plan.portals.as_slice() } else { &[] };
         let target = TargetDriver::new(plan.target.clone(), portals, plan.shards);
-        let plumbing = Plumbing::new(number, plan.layout.geometry, reactor, pool, endpoint, boot_time());
+        let plumbing = Plumbing::new(number, plan.layout().geometry, reactor, pool, endpoint, boot_time());
+        let zero = channels.map(|(requests, events)| Box::new(zero(&plan, requests, events)));
         Shard::new(plumbing, target, volume, zero, plan.tuning.spin).map_err(EngineError::Descriptor)
     }
+}
+
+fn zero(plan: &EnginePlan, requests: Receiver<EngineRequest>, events: Sender<EngineEvent>) -> Zero {
+    let superblock = plan.superblock.clone();
+    let mut entropy = [0; 8];
+    getrandom::fill(&mut entropy).expect("the kernel has randomness");
+    let local = LocalEnd {
+        volume: superblock.volume,
+        volume_name: superblock.volume_name.clone(),
+        node: superblock.node,
+        shards: plan.shards,
+        boot_id: plan.boot_id,
+        versions: VERSIONS,
+    };
+    let config = CoordinatorConfig {
+        node: superblock.node,
+        shards: plan.shards,
+        replicated: plan.link.is_some(),
+        volatile_cache: plan.data.facts().volatile_cache,
+        boot_id: plan.boot_id,
+        peer_timeout: plan.link.as_ref().map_or(std::time::Duration::from_secs(2), |link| link.peer_timeout),
+        entropy: u64::from_le_bytes(entropy),
+        mutants: plan.mutants,
+    };
+    let lanes = plan.layout().geometry.lanes;
+    let establish = plan.link.clone().map(|link| Establish::new(link, local, lanes));
+    Zero::new(Coordinator::new(config, superblock), establish, plan.layout(), requests, events)
 }
 
 fn part(plan: &EnginePlan, shard: ShardId, resync_buffers: Vec<BufId>) -> Part {
@@ -233,10 +322,10 @@ fn part(plan: &EnginePlan, shard: ShardId, resync_buffers: Vec<BufId>) -> Part {
     let config = PartConfig {
         shard,
         shards: plan.shards,
-        geometry: plan.layout.geometry,
+        geometry: plan.layout().geometry,
         hot_extents_per_lane: plan.hot_extents_per_lane,
         resync_buffers,
-        mutants: Mutants::default(),
+        mutants: plan.mutants,
     };
     Part::new(config, lanes)
 }

@@ -179,6 +179,10 @@ impl Shard {
             Message::DropInitiators => target.drop_initiators(plumbing),
             Message::Stop => self.stop(),
             Message::Report(report) => self.with_zero(|zero, shard| zero.on_report(report, shard)),
+            Message::WantStats => {
+                plumbing.mesh.send(ShardId(0), Message::Stats(Box::new(volume.stats())));
+            }
+            Message::Stats(stats) => self.with_zero(|zero, shard| zero.on_stats(*stats, shard)),
             Message::LinkLost(session, why) => {
                 self.with_zero(|zero, shard| zero.on_link_lost(session, &why, shard));
             }
@@ -265,6 +269,7 @@ impl Shard {
         let Some(since) = self.stopping else { return false };
         let waited = self.plumbing.now.since(since);
         let quiet = self.target.connections() == 0
+            && self.zero.as_ref().is_none_or(|zero| zero.is_quiet())
             && self.links.is_empty()
             && !self.plumbing.mesh.has_messages()
             && !self.plumbing.mesh.has_backlog();

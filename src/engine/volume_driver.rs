@@ -59,6 +59,14 @@ impl VolumeDriver {
         self.part.deadline()
     }
 
+    pub fn data_file(&self) -> &File {
+        &self.data
+    }
+
+    pub fn metadata_file(&self) -> &File {
+        &self.metadata
+    }
+
     pub fn stats(&self) -> PartStats {
         self.part.stats()
     }

@@ -1,32 +1,61 @@
-//! What only shard 0 does: it hears the daemon, and decides for all shards.
+//! What only shard 0 does: it hears the daemon, drives the coordinator and the making of links, and tells all shards
+//! what was decided.
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::reactor::Completion;
-use super::run::{EngineEvent, EngineRequest};
+use super::device::Page;
+use super::establish::{Establish, Meeting};
+use super::plumbing::Message;
+use super::reactor::{Completion, DiskTag, ListenFor, StreamOwner};
+use super::run::{EngineEvent, EngineRequest, EngineStatus};
 use super::shard::Shard;
-use crate::time::Instant;
+use crate::storage::Layout;
+use crate::time::{Instant, earliest};
 use crate::units::SessionId;
+use crate::volume::coordinator::{ControlEffect, ControlOutbox, Coordinator};
 use crate::volume::effect::{DiskResult, OpId};
-use crate::volume::messages::{PartReport, Posture, Service};
+use crate::volume::messages::PartReport;
+use crate::volume::part::PartStats;
 
 /// See the module.
 pub struct Zero {
+    coordinator: Coordinator,
+    /// `None` for a volume without a peer.
+    establish: Option<Establish>,
+    layout: Layout,
     requests: Receiver<EngineRequest>,
     events: Sender<EngineEvent>,
+    out: ControlOutbox,
+    /// Somebody waits for the other shards' numbers.
+    status: Vec<StatusRequest>,
+}
+
+struct StatusRequest {
+    reply: Sender<EngineStatus>,
+    parts: Vec<PartStats>,
+    /// Shards that have not answered.
+    missing: usize,
 }
 
 impl Zero {
-    pub fn new(requests: Receiver<EngineRequest>, events: Sender<EngineEvent>) -> Self {
-        Self { requests, events }
+    pub fn new(
+        coordinator: Coordinator,
+        establish: Option<Establish>,
+        layout: Layout,
+        requests: Receiver<EngineRequest>,
+        events: Sender<EngineEvent>,
+    ) -> Self {
+        Self { coordinator, establish, layout, requests, events, out: Vec::new(), status: Vec::new() }
     }
 
     pub fn on_start(&mut self, shard: &mut Shard) {
-        shard.posture(Posture { serial: 1, service: Service::Standalone, ..Posture::START });
-        match shard.serve(true) {
-            Ok(()) => self.tell(EngineEvent::Serving { addresses: shard.target.bound() }),
-            Err(error) => self.tell(EngineEvent::Failed { why: error.to_string() }),
+        if let Some(establish) = &mut self.establish
+            && let Err(error) = establish.on_start(&mut shard.plumbing)
+        {
+            self.tell(EngineEvent::Failed { why: format!("cannot listen for the peer: {error}") });
         }
+        self.coordinator.on_start(shard.plumbing.now, &mut self.out);
+        self.drain(shard);
     }
 
     /// Is there something from the daemon?
@@ -35,30 +64,209 @@ impl Zero {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        let links = self.establish.as_ref().and_then(Establish::deadline);
+        earliest(self.coordinator.deadline(), links)
     }
 
     /// Once each turn: the daemon's requests and timers.
     pub fn on_turn(&mut self, shard: &mut Shard) {
         while let Ok(request) = self.requests.try_recv() {
-            match request {
-                EngineRequest::Stop => {
-                    shard.tell_others(|| super::plumbing::Message::Stop);
-                    shard.stop();
+            self.on_request(request, shard);
+        }
+        let now = shard.plumbing.now;
+        if self.coordinator.deadline().is_some_and(|at| at <= now) {
+            self.coordinator.on_timer(now, &mut self.out);
+            self.drain(shard);
+        }
+        if let Some(establish) = &mut self.establish
+            && establish.deadline().is_some_and(|at| at <= now)
+        {
+            establish.on_timer(&mut shard.plumbing);
+        }
+        self.meet(shard);
+    }
+
+    fn on_request(&mut self, request: EngineRequest, shard: &mut Shard) {
+        let now = shard.plumbing.now;
+        match request {
+            EngineRequest::Operator { ticket, command } => {
+                self.coordinator.on_operator(now, ticket, command, &mut self.out);
+            }
+            EngineRequest::Record(outcome) => self.coordinator.on_record(now, outcome, &mut self.out),
+            EngineRequest::Cas(outcome) => self.coordinator.on_cas(now, outcome, &mut self.out),
+            EngineRequest::Status { reply } => return self.begin_status(reply, shard),
+            EngineRequest::Stop => {
+                if let Some(establish) = &mut self.establish {
+                    establish.stop(&mut shard.plumbing);
                 }
+                shard.tell_others(|| Message::Stop);
+                shard.stop();
+            }
+        }
+        self.drain(shard);
+    }
+
+    /// End of the turn.
+    pub fn flush(&mut self, shard: &mut Shard) {
+        if let Some(establish) = &mut self.establish {
+            establish.flush(&mut shard.plumbing);
+        }
+        self.meet(shard);
+    }
+
+    /// Nothing of shard 0's own is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.establish.as_ref().is_none_or(Establish::is_quiet)
+    }
+
+    pub fn on_completion(&mut self, completion: Completion, shard: &mut Shard) {
+        let Some(establish) = &mut self.establish else { return };
+        let plumbing = &mut shard.plumbing;
+        match completion {
+            Completion::Accepted { listen: ListenFor::Peer, result } => {
+                establish.on_accepted(result, plumbing);
+            }
+            Completion::Connected { owner: StreamOwner::Meeting(key), result } => {
+                establish.on_connected(key, result, plumbing);
+            }
+            Completion::Received { owner: StreamOwner::Meeting(key), inbound, result, more } => {
+                establish.on_received(key, inbound, result, more, plumbing);
+            }
+            Completion::Sent { owner: StreamOwner::Meeting(key), batch, result } => {
+                establish.on_sent(key, batch, result, plumbing);
+            }
+            _ => unreachable!("the shard takes the others"),
+        }
+        self.meet(shard);
+    }
+
+    pub fn on_disk(&mut self, op: OpId, result: DiskResult, shard: &mut Shard) {
+        self.coordinator.on_disk(shard.plumbing.now, op, result, &mut self.out);
+        self.drain(shard);
+    }
+
+    pub fn on_report(&mut self, report: PartReport, shard: &mut Shard) {
+        self.coordinator.on_report(shard.plumbing.now, report, &mut self.out);
+        self.drain(shard);
+    }
+
+    pub fn on_link_lost(&mut self, session: SessionId, why: &str, shard: &mut Shard) {
+        if let Some(establish) = &mut self.establish {
+            establish.on_link_lost(session, why, &mut shard.plumbing);
+        }
+        self.meet(shard);
+    }
+
+    /// Hands on what the making of links has brought.
+    fn meet(&mut self, shard: &mut Shard) {
+        while let Some(meeting) = self.establish.as_mut().and_then(Establish::next_meeting) {
+            let now = shard.plumbing.now;
+            match meeting {
+                Meeting::Handoff(to, ready) => {
+                    if to == shard.plumbing.shard {
+                        shard.links.adopt(ready, &mut shard.volume, &mut shard.plumbing);
+                    } else {
+                        shard.plumbing.mesh.send(to, Message::AdoptLink(Box::new(ready)));
+                    }
+                }
+                Meeting::Up { session, peer_shards } => {
+                    self.coordinator.on_session_up(now, session, peer_shards, &mut self.out);
+                }
+                Meeting::Lost { session, was_up } => {
+                    shard.drop_session(session);
+                    if was_up {
+                        self.coordinator.on_session_down(now, session, &mut self.out);
+                    }
+                }
+                Meeting::Control { session, message } => {
+                    self.coordinator.on_control(now, session, message, &mut self.out);
+                }
+                Meeting::Trouble(why) => self.tell(EngineEvent::LinkTrouble { why }),
+            }
+            self.drain(shard);
+        }
+    }
+
+    /// Carries out what the coordinator asks for.
+    fn drain(&mut self, shard: &mut Shard) {
+        while !self.out.is_empty() {
+            for effect in std::mem::take(&mut self.out) {
+                self.carry_out(effect, shard);
             }
         }
     }
 
-    pub fn flush(&mut self, _shard: &mut Shard) {}
+    fn carry_out(&mut self, effect: ControlEffect, shard: &mut Shard) {
+        match effect {
+            ControlEffect::Posture(posture) => shard.posture(posture),
+            ControlEffect::SendControl { session, message } => {
+                if let Some(establish) = &mut self.establish {
+                    establish.send(session, &message);
+                }
+            }
+            ControlEffect::DropSession { session, reason } => {
+                log::info!("the session with the peer is ended: {reason:?}");
+                if let Some(establish) = &mut self.establish {
+                    establish.drop_session(session, &mut shard.plumbing);
+                }
+            }
+            ControlEffect::AllowConnect(allowed) => {
+                if let Some(establish) = &mut self.establish {
+                    establish.allow(allowed, &mut shard.plumbing);
+                }
+            }
+            ControlEffect::ReadRecord => self.tell(EngineEvent::ReadRecord),
+            ControlEffect::Cas { expected, proposed } => self.tell(EngineEvent::Cas { expected, proposed }),
+            ControlEffect::WriteSuperblock { op } => {
+                let mut page = Page::boxed();
+                let copy = self.coordinator.render_superblock(&mut page.0);
+                let offset = self.layout.superblocks[copy];
+                let file = shard.volume.metadata_file().clone();
+                shard.plumbing.reactor.page_write(&file, DiskTag::Coordinator(op), offset, page);
+            }
+            ControlEffect::DiskFlush { op } => {
+                let file = shard.volume.data_file().clone();
+                shard.plumbing.reactor.disk_flush(&file, DiskTag::Coordinator(op));
+            }
+            ControlEffect::Serve(on) => match shard.serve(on) {
+                Ok(()) if on => self.tell(EngineEvent::Serving { addresses: shard.target.bound() }),
+                Ok(()) => self.tell(EngineEvent::NotServing),
+                Err(error) => self.tell(EngineEvent::Failed { why: error.to_string() }),
+            },
+            ControlEffect::Reply { ticket, result } => self.tell(EngineEvent::Reply { ticket, result }),
+            ControlEffect::Event(event) => self.tell(EngineEvent::Volume(event)),
+        }
+    }
 
-    pub fn on_completion(&mut self, _completion: Completion, _shard: &mut Shard) {}
+    fn begin_status(&mut self, reply: Sender<EngineStatus>, shard: &mut Shard) {
+        let others = usize::from(shard.plumbing.mesh.shards()) - 1;
+        self.status.push(StatusRequest { reply, parts: vec![shard.volume.stats()], missing: others });
+        shard.tell_others(|| Message::WantStats);
+        self.answer_status(shard);
+    }
 
-    pub fn on_disk(&mut self, _op: OpId, _result: DiskResult, _shard: &mut Shard) {}
+    /// Another shard's numbers. Answers come in the order of the questions.
+    pub fn on_stats(&mut self, stats: PartStats, shard: &mut Shard) {
+        if let Some(first) = self.status.iter_mut().find(|request| request.missing > 0) {
+            first.parts.push(stats);
+            first.missing -= 1;
+        }
+        self.answer_status(shard);
+    }
 
-    pub fn on_report(&mut self, _report: PartReport, _shard: &mut Shard) {}
-
-    pub fn on_link_lost(&mut self, _session: SessionId, _why: &str, _shard: &mut Shard) {}
+    fn answer_status(&mut self, shard: &mut Shard) {
+        while self.status.first().is_some_and(|request| request.missing == 0) {
+            let request = self.status.remove(0);
+            let status = EngineStatus {
+                volume: self.coordinator.status(),
+                parts: request.parts,
+                sessions: shard.target.sessions(),
+                portals: shard.target.bound(),
+            };
+            // Who asked may have gone.
+            let _ = request.reply.send(status);
+        }
+    }
 
     fn tell(&self, event: EngineEvent) {
         // The daemon may have stopped listening.

@@ -1,0 +1,226 @@
+//! Two engines in one process: the pair meets over TCP, replicates, loses a node, and comes together again.
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use support::initiator::{Initiator, pattern};
+use support::{Disk, PATIENCE};
+use twinlun::arbitration::Record;
+use twinlun::engine::{Engine, EngineEvent, EngineRequest, EngineStatus, LinkPlan, Tuning};
+use twinlun::replication::handshake::LinkKey;
+use twinlun::volume::coordinator::{CasOutcome, RecordOutcome};
+use twinlun::volume::operator::{DiskState, OperatorCommand, Refusal, Ticket};
+
+const DISK_BYTES: u64 = 48 << 20;
+
+/// The arbiter: one record, compared and swapped.
+type Arbiter = Arc<Mutex<Record>>;
+
+/// A running node and who answers its engine's questions.
+struct Node {
+    engine: Engine,
+    arbiter: Arbiter,
+    portal: Option<SocketAddr>,
+    tickets: u64,
+    replies: Vec<(Ticket, Result<(), Refusal>)>,
+}
+
+impl Node {
+    fn start(disk: &Disk, shards: u8, link: LinkPlan, arbiter: &Arbiter) -> Self {
+        let plan = disk.plan(shards, Some(link), Tuning::default());
+        let engine = Engine::start(plan).expect("the engine starts");
+        Self { engine, arbiter: arbiter.clone(), portal: None, tickets: 0, replies: Vec::new() }
+    }
+
+    /// Answers what the engine asks until it is silent for a moment.
+    fn attend(&mut self) {
+        loop {
+            match self.engine.events().recv_timeout(Duration::from_millis(5)) {
+                Ok(EngineEvent::Serving { addresses }) => self.portal = Some(addresses[0]),
+                Ok(EngineEvent::NotServing) => self.portal = None,
+                Ok(EngineEvent::ReadRecord) => {
+                    let record = *self.arbiter.lock().expect("nobody panics with it");
+                    self.engine.request(EngineRequest::Record(RecordOutcome::Known(record)));
+                }
+                Ok(EngineEvent::Cas { expected, proposed }) => {
+                    let mut record = self.arbiter.lock().expect("nobody panics with it");
+                    let outcome = if *record == expected || *record == proposed {
+                        *record = proposed;
+                        CasOutcome::Won
+                    } else {
+                        CasOutcome::Lost(*record)
+                    };
+                    self.engine.request(EngineRequest::Cas(outcome));
+                }
+                Ok(EngineEvent::Reply { ticket, result }) => self.replies.push((ticket, result)),
+                Ok(EngineEvent::Failed { why }) => panic!("the engine fails: {why}"),
+                Ok(EngineEvent::LinkTrouble { .. } | EngineEvent::Volume(_)) => {}
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => panic!("the engine has ended"),
+            }
+        }
+    }
+
+    fn status(&mut self) -> EngineStatus {
+        let (reply, answer) = bounded(1);
+        self.engine.request(EngineRequest::Status { reply });
+        answer.recv_timeout(PATIENCE).expect("the engine tells its status")
+    }
+
+    fn order(&mut self, command: OperatorCommand) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.engine.request(EngineRequest::Operator { ticket, command });
+        ticket
+    }
+
+    fn answered(&self, ticket: Ticket) -> bool {
+        match self.replies.iter().find(|(answered, _)| *answered == ticket) {
+            Some((_, Ok(()))) => true,
+            Some((_, Err(refusal))) => panic!("refused: {refusal}"),
+            None => false,
+        }
+    }
+}
+
+/// Attends to the nodes until the condition holds.
+fn until(nodes: &mut [&mut Node], what: &str, mut holds: impl FnMut(&mut [&mut Node]) -> bool) {
+    let begun = Instant::now();
+    loop {
+        for node in nodes.iter_mut() {
+            node.attend();
+        }
+        if holds(nodes) {
+            return;
+        }
+        if begun.elapsed() > PATIENCE {
+            let states: Vec<_> = nodes.iter_mut().map(|node| node.status().volume).collect();
+            panic!("{what}: not within {PATIENCE:?}: {states:#?}");
+        }
+    }
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free")
+}
+
+fn links() -> [LinkPlan; 2] {
+    let key = LinkKey::new(b"a secret of sixteen bytes or more").expect("long enough");
+    let listener = free_port();
+    let connector: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let peer_timeout = Duration::from_secs(2);
+    [
+        LinkPlan { key: key.clone(), local: connector, peer: listener, peer_timeout },
+        LinkPlan { key, local: listener, peer: connector, peer_timeout },
+    ]
+}
+
+fn both_up_to_date(nodes: &mut [&mut Node]) -> bool {
+    nodes.iter_mut().all(|node| {
+        let status = node.status().volume;
+        status.disk == DiskState::UpToDate && status.peer_disk == DiskState::UpToDate
+    })
+}
+
+fn data_is_equal(disks: &[Disk; 2]) -> bool {
+    let [a, b] = [0, 1].map(|n: usize| std::fs::read(disks[n].path()).expect("read"));
+    let data = usize::try_from(DISK_BYTES).expect("small") - (2 << 20);
+    a[..data] == b[..data]
+}
+
+fn initiator(node: &Node, isid: u8) -> Initiator {
+    let mut initiator = Initiator::login(node.portal.expect("the node serves"), isid);
+    initiator.ready();
+    initiator
+}
+
+#[test]
+fn a_pair_replicates_survives_its_primary_and_comes_together_again() {
+    for shards in [[1, 1], [2, 3]] {
+        let disks = [0, 1].map(|node| {
+            let disk = Disk::new(DISK_BYTES);
+            disk.format(node, true);
+            disk
+        });
+        let arbiter = Arbiter::default();
+        let plans = links();
+        let mut a = Node::start(&disks[0], shards[0], plans[0].clone(), &arbiter);
+        let mut b = Node::start(&disks[1], shards[1], plans[1].clone(), &arbiter);
+
+        let ticket = a.order(OperatorCommand::Promote { seed: true, i_have_fenced: None });
+        until(&mut [&mut a, &mut b], "the first promotion", |nodes| nodes[0].answered(ticket));
+        until(&mut [&mut a, &mut b], "the first resync", both_up_to_date);
+        until(&mut [&mut a, &mut b], "the portal", |nodes| nodes[0].portal.is_some());
+
+        let mut host = initiator(&a, 1);
+        for number in 0..64u64 {
+            host.write(number * 1031, &pattern(number, 4096 + (number as usize % 7) * 8192));
+            a.attend();
+            b.attend();
+        }
+        assert_eq!(host.run(&support::initiator::cdb(0x91, 0, 0), &[], 0).0, 0, "SYNCHRONIZE CACHE");
+        drop(host);
+        assert!(data_is_equal(&disks), "what was answered is on both disks");
+
+        // The primary ends without a word; the other takes over and goes on alone.
+        a.engine.stop();
+        let ticket = b.order(OperatorCommand::Promote { seed: false, i_have_fenced: None });
+        until(&mut [&mut b], "the takeover", |nodes| nodes[0].answered(ticket) && nodes[0].portal.is_some());
+        let mut host = initiator(&b, 1);
+        for number in 0..64u64 {
+            let len = 4096 + (number as usize % 7) * 8192;
+            assert!(host.read(number * 1031, len) == pattern(number, len), "write {number} survived");
+        }
+        for number in 0..16u64 {
+            host.write(number * 4001, &pattern(1000 + number, 8192));
+        }
+
+        // The old primary comes back, follows, and is brought up to date.
+        let mut a = Node::start(&disks[0], shards[0], plans[0].clone(), &arbiter);
+        until(&mut [&mut a, &mut b], "the resync back", both_up_to_date);
+        host.write(7, &pattern(7, 4096));
+        for number in 1..16u64 {
+            assert!(host.read(number * 4001, 8192) == pattern(1000 + number, 8192));
+        }
+        drop(host);
+        for node in [&mut a, &mut b] {
+            let ticket = node.order(OperatorCommand::Stop);
+            until(&mut [node], "the orderly end", |nodes| nodes[0].answered(ticket));
+        }
+        a.engine.stop();
+        b.engine.stop();
+        assert!(data_is_equal(&disks), "both disks are equal in the end");
+    }
+}
+
+#[test]
+fn a_peer_with_another_secret_is_refused_and_named() {
+    let disks = [0, 1].map(|node| {
+        let disk = Disk::new(DISK_BYTES);
+        disk.format(node, true);
+        disk
+    });
+    let arbiter = Arbiter::default();
+    let mut plans = links();
+    plans[1].key = LinkKey::new(b"another secret of enough bytes").expect("long enough");
+    let nodes = [0, 1].map(|n: usize| Node::start(&disks[n], 1, plans[n].clone(), &arbiter));
+    for node in &nodes {
+        let begun = Instant::now();
+        let told = loop {
+            assert!(begun.elapsed() < PATIENCE, "the trouble is told");
+            if let Ok(EngineEvent::LinkTrouble { why }) = node.engine.events().recv_timeout(PATIENCE)
+                && why.contains("secret")
+            {
+                break why;
+            }
+        };
+        assert!(told.contains("same bytes"), "it says what to do: {told}");
+    }
+    for node in nodes {
+        node.engine.stop();
+    }
+}
