@@ -19,8 +19,9 @@ use super::failure::Failure;
 use super::plan;
 use super::process::{self, InstanceLock};
 use super::translate::{self, Names};
-use crate::engine::{Engine, EngineError, EngineEvent, EnginePlan, Tuning};
+use crate::engine::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, Tuning};
 use crate::units::NodeId;
+use crate::volume::mutant::Mutants;
 use crate::volume::operator::{self, OperatorCommand, Refusal, Ticket};
 
 /// How often the daemon looks around when nothing happens.
@@ -101,11 +102,14 @@ impl Daemon {
             target: plan::target(config, &opened.superblock, opened.data.facts().volatile_cache)?,
             data: opened.data,
             metadata: opened.metadata,
-            layout,
+            superblock: opened.superblock,
+            boot_id: super::init::boot_identifier()?,
             lanes: opened.lanes,
             hot_extents_per_lane: plan::hot_extents_per_lane(&layout),
             portals: config.target.portals.clone(),
+            link: None,
             tuning: Tuning::default(),
+            mutants: Mutants::default(),
         };
         let engine = Engine::start(plan).map_err(|error| engine_failure(&node.name, &error))?;
         Ok(Self {
@@ -188,11 +192,7 @@ impl Daemon {
     }
 
     fn ask(&mut self, ticket: Ticket, command: OperatorCommand) {
-        let result = match command {
-            OperatorCommand::Promote { .. } | OperatorCommand::Stop => Ok(()),
-            _ => Err(Refusal::NotReplicated),
-        };
-        self.on_reply(ticket, result);
+        self.engine.request(EngineRequest::Operator { ticket, command });
     }
 
     fn on_reply(&mut self, ticket: Ticket, result: Result<(), Refusal>) {
@@ -210,6 +210,11 @@ impl Daemon {
                 self.events.push(Weight::Info, "serving", format!("initiators are served at {list}"));
             }
             EngineEvent::Failed { why } => self.events.push(Weight::Warning, "engine_failed", why),
+            EngineEvent::Reply { ticket, result } => self.on_reply(ticket, result),
+            EngineEvent::LinkTrouble { why } => self.events.push(Weight::Warning, "link_trouble", why),
+            EngineEvent::NotServing | EngineEvent::Volume(_) => {}
+            // Only a volume with a peer asks the arbiter.
+            EngineEvent::ReadRecord | EngineEvent::Cas { .. } => {}
         }
     }
 
