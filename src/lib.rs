@@ -69,6 +69,7 @@ pub mod iscsi;
 pub mod manual;
 pub mod replication;
 pub mod scsi;
+pub mod sim;
 pub mod storage;
 pub mod time;
 pub mod units;

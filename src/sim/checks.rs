@@ -1,0 +1,250 @@
+//! What must be true when a node answers, when the record changes, and when everything is over. Each check names the
+//! invariant of the design that it keeps.
+
+use crate::arbitration::{NodeSet, Record};
+use crate::block::{BlockCompletion, BlockOp, BlockStatus};
+use crate::units::BlockRange;
+use crate::volume::messages::{LinkRole, Posture, Service};
+use crate::volume::operator::{Connection, Event as NodeEvent};
+
+use super::client::{linearizability, sectors_of, value_of};
+use super::faults::Fault;
+use super::history::Age;
+use super::world::{Event, Verdict, World, ensure};
+
+impl World {
+    // ---- beside every answer ----
+
+    pub(super) fn check_answer(&mut self, node: usize, shard: u8, completion: &BlockCompletion) -> Verdict {
+        let (command, attempt) = self.command_of(completion.id)?;
+        if completion.status != BlockStatus::Good || self.lied {
+            return Ok(());
+        }
+        let (wish, begun) = (command.wish, command.begun);
+        let range = self
+            .setup
+            .layout
+            .geometry
+            .pieces(wish.range)
+            .nth((completion.id.0 & 0xFF) as usize)
+            .map_or(BlockRange::default(), |(range, _)| range);
+        let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
+        let posture = *machine.parts[usize::from(shard)].posture();
+        self.check_right_to_answer(node, &posture)?;
+        match posture.service {
+            Service::Alone => self.check_solo_answer(node, &posture, attempt, wish.op)?,
+            _ => self.check_both_answer(attempt, wish.op, range, begun)?,
+        }
+        let fua = matches!(wish.op, BlockOp::Write { fua: true });
+        if posture.service != Service::Alone && !fua {
+            self.commands.get_mut(&attempt).expect("looked up above").secured = false;
+        }
+        Ok(())
+    }
+
+    /// S1, S2: one node for each epoch, and only the one that the record of that epoch names.
+    fn check_right_to_answer(&mut self, node: usize, posture: &Posture) -> Verdict {
+        ensure(matches!(posture.service, Service::Alone | Service::Both), "S1", || {
+            format!("node {node} answers while it is {:?}", posture.service)
+        })?;
+        let id = self.nodes[node].id;
+        let first = *self.answered_at.entry(posture.epoch).or_insert(id);
+        ensure(first == id, "S1", || format!("both nodes answer at epoch {}", posture.epoch.0))?;
+        let record = self.arbiter.at(posture.epoch);
+        ensure(record.is_some_and(|r| r.primary == Some(id) && r.in_sync.contains(id)), "S2", || {
+            format!("node {node} answers at epoch {}, whose record is {record:?}", posture.epoch.0)
+        })
+    }
+
+    /// D1, D2: what both copies must have.
+    fn check_both_answer(&self, attempt: u64, op: BlockOp, range: BlockRange, begun: u64) -> Verdict {
+        for (number, node) in self.nodes.iter().enumerate() {
+            if !self.is_in_sync(number) || node.disk_failed {
+                continue;
+            }
+            match op {
+                BlockOp::Read => {}
+                BlockOp::Write { fua } => {
+                    for sector in sectors_of(range, self.setup.layout.geometry.block_shift) {
+                        let mine = value_of(attempt, sector);
+                        let kept = node.cache_lost_at < begun;
+                        let old = |value| self.history.age(sector, value, mine) == Age::Older;
+                        ensure(!kept || !old(node.disk.visible(sector)), "D1", || {
+                            format!(
+                                "write #{attempt} is answered, but node {number} does not have sector {sector}"
+                            )
+                        })?;
+                        ensure(!fua || !old(node.disk.durable(sector)), "D2", || {
+                            format!(
+                                "FUA write #{attempt} is answered, but sector {sector} is not stable on node {number}"
+                            )
+                        })?;
+                    }
+                }
+                BlockOp::Flush => self.check_stable(number, begun, "D2", "a flush is answered")?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything answered until `tick` is on the node's stable media.
+    fn check_stable(&self, node: usize, tick: u64, invariant: &'static str, what: &str) -> Verdict {
+        for (sector, value) in self.history.unsecured(tick) {
+            let held = self.nodes[node].disk.durable(sector);
+            ensure(self.history.age(sector, held, value) != Age::Older, invariant, || {
+                format!(
+                    "{what}, but sector {sector} = {value:#x}, answered before, is not stable on node {node} ({held:#x})"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// D3: alone only after a committed change of state.
+    fn check_solo_answer(&mut self, node: usize, posture: &Posture, attempt: u64, op: BlockOp) -> Verdict {
+        self.tally.solo_answers += 1;
+        let id = self.nodes[node].id;
+        let record = self.record();
+        ensure(record.primary == Some(id) && record.in_sync == NodeSet::only(id), "D3", || {
+            format!("node {node} answers #{attempt} alone, but the committed record is {record:?}")
+        })?;
+        // With a link the peer has it too, or its loss changes the posture first.
+        let lacked = posture.link == LinkRole::Off;
+        if lacked && matches!(op, BlockOp::Write { .. }) {
+            self.solo_writes[node] += 1;
+            let layout = &self.setup.layout;
+            let mine = self.nodes[node].superblock(layout).generations.current;
+            let theirs = self.nodes[1 - node].superblock(layout).generations.current;
+            ensure(mine != theirs, "D3", || {
+                format!("node {node} answers write #{attempt} alone with the peer's generation {mine:#x}")
+            })?;
+        }
+        self.check_stable(node, self.tick, "D3", "alone")?;
+        self.history.on_secured(self.tick);
+        Ok(())
+    }
+
+    // ---- the record ----
+
+    /// The arbiter has committed a change.
+    pub(super) fn on_commit(&mut self, record: Record) -> Verdict {
+        if record.in_sync == NodeSet::BOTH {
+            let diverged = self.lied && !self.discarded && self.solo_writes.iter().all(|&writes| writes > 0);
+            self.solo_writes = [0; 2];
+            ensure(!diverged, "split brain", || {
+                "both nodes answered writes in different histories, and were joined unasked".into()
+            })?;
+        }
+        if self.lied {
+            return Ok(());
+        }
+        for node in 0..2 {
+            if record.in_sync.contains(self.nodes[node].id) && !self.nodes[node].disk_failed {
+                let disk = &self.nodes[node].disk;
+                let missing = self.history.missing(|sector| disk.visible(sector));
+                ensure(missing.is_none(), "S2", || {
+                    format!(
+                        "record {record:?} counts node {node} in sync, but it lacks {}",
+                        missing.unwrap_or_default()
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_node_event(&mut self, node: usize, event: NodeEvent) -> Verdict {
+        match event {
+            NodeEvent::Promoted { .. } => self.tally.promotions += 1,
+            NodeEvent::ResyncFinished { source: true } => self.tally.resyncs += 1,
+            NodeEvent::Stopped => {
+                self.nodes[node].machine.as_mut().expect("it tells").stopped = true;
+                self.after(1_000, 100_000, Event::Fault(Fault::Exit { node }));
+            }
+            NodeEvent::DiskFailed => {
+                let (low, high) = self.setup.restart_delay;
+                self.after(20_000_000 + low, 40_000_000 + high, Event::Fault(Fault::Exit { node }));
+            }
+            NodeEvent::ForcedPromotion { .. } => self.lied = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A volatile cache is lost. If the other node's went too, unflushed writes may be gone, and that is nobody's fault.
+    pub(super) fn on_cache_lost(&mut self, node: usize, tick: u64) {
+        let other = self.nodes[1 - node].cache_lost_at;
+        if other > 0 {
+            let sectors = self.history.on_power_loss(tick, other);
+            self.log(|| format!("both caches were lost: {sectors} sectors may have gone back"));
+        }
+    }
+
+    // ---- the end ----
+
+    pub(super) fn is_at_peace(&self) -> bool {
+        self.missing_for_peace().is_none()
+    }
+
+    pub(super) fn what_is_missing(&self) -> String {
+        let status = self.nodes.each_ref().map(|node| node.machine.as_ref().map(|m| m.coordinator.status()));
+        format!(
+            "no peace in time: {}; record {:?}; {status:x?}",
+            self.missing_for_peace().unwrap_or("nothing"),
+            self.record()
+        )
+    }
+
+    fn missing_for_peace(&self) -> Option<&'static str> {
+        if !self.clients_are_done() {
+            return Some("initiators wait");
+        }
+        if self.record().in_sync != NodeSet::BOTH {
+            return Some("the record does not count both nodes");
+        }
+        let mut serving = 0;
+        for node in &self.nodes {
+            let Some(machine) = &node.machine else { return Some("a node is down") };
+            if machine.coordinator.status().connection != Connection::Established {
+                return Some("the nodes are not joined");
+            }
+            let stats = machine.parts.iter().map(|part| part.stats());
+            if stats.clone().any(|stats| stats.dirty_blocks > 0) {
+                return Some("blocks are out of sync");
+            }
+            if stats.clone().any(|stats| stats.requests_live > 0) || !node.disk.is_idle() {
+                return Some("work is left");
+            }
+            serving += usize::from(machine.serving);
+        }
+        (serving != 1).then_some("not one node serves")
+    }
+
+    /// Nothing is left to do: both disks are equal, hold what the initiators may expect, and every buffer is home.
+    pub(super) fn check_end(&mut self) -> Verdict {
+        self.check_exactly_once()?;
+        let [zero, one] = &self.nodes;
+        let different = zero.disk.first_difference(&one.disk);
+        ensure(different.is_none(), "D5", || {
+            let sector = different.unwrap_or(0);
+            let (zero, one) = (zero.disk.visible(sector), one.disk.visible(sector));
+            format!("in sync, but sector {sector} is {zero:#x} on node 0 and {one:#x} on node 1")
+        })?;
+        for node in 0..2 {
+            let resync = self.setup.resync_buffers * usize::from(self.nodes[node].shards);
+            let live = self.nodes[node].machine.as_ref().map_or(resync, |machine| machine.buffers.live);
+            ensure(live == resync, "buffers", || {
+                format!("node {node} has {live} buffers in use at rest; {resync} are the resync's")
+            })?;
+        }
+        if self.lied {
+            return Ok(());
+        }
+        let tick = self.tick();
+        for sector in self.history.touched().to_vec() {
+            let value = self.nodes[0].disk.visible(sector);
+            self.history.on_read(tick, tick + 1, sector, value).map_err(linearizability)?;
+        }
+        Ok(())
+    }
+}
