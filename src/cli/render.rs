@@ -32,8 +32,8 @@ pub fn status(status: &Status) -> String {
             if status.in_sync.is_empty() { "none yet".to_owned() } else { status.in_sync.join(", ") };
         let _ = write!(text, "\n  epoch {}, in sync: {holders}", status.epoch);
     }
-    for session in &status.sessions {
-        let _ = write!(text, "\n  session  {}  from {}", session.initiator, session.address);
+    if !status.portals.is_empty() {
+        let _ = write!(text, "\n  served at {}", status.portals.join(", "));
     }
     if let Some(next) = &status.next {
         let _ = write!(text, "\n  NEXT: {next}");
@@ -63,7 +63,7 @@ fn verdict(status: &Status) -> String {
         }
         _ => {}
     }
-    parts.push(match status.sessions.len() {
+    parts.push(match status.sessions {
         1 => "1 session".to_owned(),
         count => format!("{count} sessions"),
     });
@@ -139,7 +139,7 @@ pub fn event(event: &EventRecord) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::api::{ArbiterStatus, SCHEMA, Service, SessionStatus};
+    use crate::daemon::api::{ArbiterStatus, SCHEMA, Service};
 
     fn node(name: &str, role: Role, disk: DiskState) -> NodeStatus {
         NodeStatus { name: name.into(), role, disk }
@@ -164,7 +164,8 @@ mod tests {
             out_of_sync_bytes: 0,
             resync: None,
             arbiter: Some(ArbiterStatus { kind: "file".into(), reachable: true }),
-            sessions: vec![SessionStatus { initiator: "iqn.x:c".into(), address: "10.0.0.9:4".into() }],
+            sessions: 1,
+            portals: vec!["10.0.0.100:3260".into()],
             uptime_seconds: 5,
             next: None,
         }
@@ -179,7 +180,7 @@ mod tests {
              \x20 stor-a  primary    UpToDate      this node\n\
              \x20 stor-b  secondary  UpToDate      connected\n\
              \x20 epoch 7, in sync: stor-a, stor-b\n\
-             \x20 session  iqn.x:c  from 10.0.0.9:4"
+             \x20 served at 10.0.0.100:3260"
         );
     }
 

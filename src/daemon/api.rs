@@ -211,12 +211,6 @@ pub struct ArbiterStatus {
     pub reachable: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SessionStatus {
-    pub initiator: String,
-    pub address: String,
-}
-
 /// The state of the volume as one node sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -240,7 +234,10 @@ pub struct Status {
     pub out_of_sync_bytes: u64,
     pub resync: Option<ResyncStatus>,
     pub arbiter: Option<ArbiterStatus>,
-    pub sessions: Vec<SessionStatus>,
+    /// Sessions of initiators on this node.
+    pub sessions: u32,
+    /// Where initiators are served; empty while they are not.
+    pub portals: Vec<String>,
     pub uptime_seconds: u64,
     /// What a person should do now, if anything.
     pub next: Option<String>,
@@ -306,7 +303,8 @@ impl Status {
                 "twinlun connect brings the copies together again".to_owned()
             }
             Health::Degraded if self.link == LinkState::Connecting => {
-                format!("start {there} or mend the replication network")
+                let why = self.link_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+                format!("start {there} or mend the replication network{why}")
             }
             Health::SplitBrain | Health::Failed | Health::Degraded => "twinlun events says more".to_owned(),
         };

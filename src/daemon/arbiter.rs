@@ -12,11 +12,16 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, SendError, Sender};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::config::ArbiterConfig;
 use crate::arbitration::{RECORD_BYTES, Record, RecordError};
+use crate::volume::coordinator::{CasOutcome, RecordOutcome};
+
+/// Pause before a change that has no answer is offered again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long the `file` back end waits for the other node's change to finish.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -194,6 +199,88 @@ impl Arbiter for FileArbiter {
     }
 }
 
+/// A question for the arbiter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Question {
+    Read,
+    /// `expected` may be the empty record that stands for none.
+    Swap {
+        expected: Record,
+        proposed: Record,
+    },
+}
+
+/// What the arbiter's thread tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    Record(RecordOutcome),
+    Swapped(CasOutcome),
+    /// There is no answer yet; a swap is asked again until there is.
+    Silent(String),
+    /// It answers again.
+    Back,
+}
+
+/// Asks the arbiter on a thread of its own. Ends when the questions end.
+pub fn spawn(
+    mut arbiter: Box<dyn Arbiter>,
+    questions: Receiver<Question>,
+    told: Sender<Told>,
+) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("arbiter".to_owned()).spawn(move || {
+        let mut silent = false;
+        for question in questions {
+            // A dropped receiver means that the daemon ends.
+            if answer(arbiter.as_mut(), question, &told, &mut silent).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn answer(
+    arbiter: &mut dyn Arbiter,
+    question: Question,
+    told: &Sender<Told>,
+    silent: &mut bool,
+) -> Result<(), SendError<Told>> {
+    loop {
+        let (outcome, trouble) = match question {
+            Question::Read => read(arbiter),
+            Question::Swap { expected, proposed } => swap(arbiter, expected, proposed),
+        };
+        match (&trouble, *silent) {
+            (Some(why), false) => told.send(Told::Silent(why.clone()))?,
+            (None, true) => told.send(Told::Back)?,
+            _ => {}
+        }
+        *silent = trouble.is_some();
+        if let Some(outcome) = outcome {
+            return told.send(outcome);
+        }
+        thread::sleep(ASK_AGAIN);
+    }
+}
+
+/// The answer, if there is one to give on, and what kept the arbiter from answering, if anything.
+fn read(arbiter: &mut dyn Arbiter) -> (Option<Told>, Option<String>) {
+    match arbiter.read() {
+        Ok(record) => (Some(Told::Record(RecordOutcome::Known(record.unwrap_or_default()))), None),
+        Err(ArbiterError::Manual) => (Some(Told::Record(RecordOutcome::NeedsOperator)), None),
+        Err(error) => (Some(Told::Record(RecordOutcome::Unreachable)), Some(error.to_string())),
+    }
+}
+
+fn swap(arbiter: &mut dyn Arbiter, expected: Record, proposed: Record) -> (Option<Told>, Option<String>) {
+    let expected = (expected != Record::default()).then_some(expected);
+    match arbiter.compare_and_swap(expected, proposed) {
+        Swap::Committed => (Some(Told::Swapped(CasOutcome::Won)), None),
+        Swap::Conflict(record) => (Some(Told::Swapped(CasOutcome::Lost(record.unwrap_or_default()))), None),
+        Swap::Unknown(ArbiterError::Manual) => (Some(Told::Swapped(CasOutcome::NeedsOperator)), None),
+        Swap::Unknown(error) => (None, Some(error.to_string())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,5 +339,62 @@ mod tests {
         ));
         drop(held);
         assert_eq!(ManualArbiter.compare_and_swap(None, record(1, 1)), Swap::Unknown(ArbiterError::Manual));
+    }
+
+    /// Answers as it is told to, and remembers nothing.
+    struct Scripted(Vec<Swap>);
+
+    impl Arbiter for Scripted {
+        fn kind(&self) -> &'static str {
+            "scripted"
+        }
+
+        fn read(&mut self) -> Result<Option<Record>, ArbiterError> {
+            Err(ArbiterError::Unreachable("no".into()))
+        }
+
+        fn compare_and_swap(&mut self, expected: Option<Record>, _proposed: Record) -> Swap {
+            assert_eq!(expected, None, "the empty record stands for none");
+            self.0.remove(0)
+        }
+    }
+
+    #[test]
+    fn a_swap_is_asked_until_it_is_answered_and_a_read_once() {
+        let unknown = || Swap::Unknown(ArbiterError::Unreachable("no".into()));
+        let (questions, asked) = crossbeam_channel::unbounded();
+        let (told, hear) = crossbeam_channel::unbounded();
+        let arbiter = Scripted(vec![unknown(), unknown(), Swap::Committed]);
+        let thread = spawn(Box::new(arbiter), asked, told).expect("a thread");
+        questions.send(Question::Read).expect("listening");
+        let swap = Question::Swap { expected: Record::default(), proposed: record(1, 1) };
+        questions.send(swap).expect("listening");
+        drop(questions);
+        let said: Vec<Told> = hear.iter().collect();
+        assert_eq!(
+            said,
+            [
+                Told::Silent("the arbiter does not answer: no".into()),
+                Told::Record(RecordOutcome::Unreachable),
+                Told::Back,
+                Told::Swapped(CasOutcome::Won)
+            ]
+        );
+        thread.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_person_is_asked_for_every_time() {
+        let (questions, asked) = crossbeam_channel::unbounded();
+        let (told, hear) = crossbeam_channel::unbounded();
+        spawn(Box::new(ManualArbiter), asked, told).expect("a thread");
+        questions.send(Question::Read).expect("listening");
+        questions.send(Question::Swap { expected: record(1, 1), proposed: record(2, 2) }).expect("listening");
+        drop(questions);
+        let said: Vec<Told> = hear.iter().collect();
+        assert_eq!(
+            said,
+            [Told::Record(RecordOutcome::NeedsOperator), Told::Swapped(CasOutcome::NeedsOperator)]
+        );
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::config::{Config, NodeConfig};
+use super::config::{Config, NodeConfig, Secret};
 use super::failure::Failure;
+use crate::engine::LinkPlan;
 use crate::iscsi::{Limits, TargetConfig};
+use crate::replication::handshake::LinkKey;
 use crate::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
 use crate::storage::{Layout, Superblock};
 use crate::units::Geometry;
@@ -74,6 +76,16 @@ pub fn hot_extents_per_lane(layout: &Layout) -> usize {
     let Geometry { lanes, .. } = layout.geometry;
     let hot = (layout.geometry.extents() / HOT_PART).min(HOT_EXTENTS_MAX);
     (hot / u32::from(lanes)).max(HOT_EXTENTS_PER_LANE_MIN) as usize
+}
+
+/// The way to the peer. Both addresses are there when there is replication: the configuration has checked it.
+pub fn link(config: &Config, node: &NodeConfig, secret: &Secret) -> Result<LinkPlan, Failure> {
+    let replication = config.replication.as_ref().expect("a secret belongs to replication");
+    let peer = config.peer_of(node).expect("replication has two nodes");
+    let address = |node: &NodeConfig| node.replication_address.expect("replication has addresses");
+    let key = LinkKey::new(secret.bytes())
+        .map_err(|error| Failure::usage(error.to_string(), "make a longer secret for both nodes"))?;
+    Ok(LinkPlan { key, local: address(node), peer: address(peer), peer_timeout: replication.peer_timeout })
 }
 
 /// CPUs in the engine's terms.

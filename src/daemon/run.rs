@@ -7,25 +7,35 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select, tick};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
 use nix::sys::signal::Signal;
 
-use super::api::{Answer, Request, Status};
+use super::api::{Answer, ArbiterStatus, LinkState, Request, ResyncStatus, Status, SyncDirection};
+use super::arbiter::{self, Question, Told};
 use super::config::{Config, NodeConfig, Secret};
 use super::control::{Call, ControlSocket};
 use super::device::{self, Opened};
 use super::events::{EventLog, Weight};
 use super::failure::Failure;
+use super::init::boot_identifier;
 use super::plan;
 use super::process::{self, InstanceLock};
+use super::progress::Progress;
 use super::translate::{self, Names};
-use crate::engine::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, Tuning};
-use crate::units::NodeId;
+use crate::engine::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, Tuning};
+use crate::time;
+use crate::units::{BITMAP_BLOCK_BYTES, NodeId};
 use crate::volume::mutant::Mutants;
-use crate::volume::operator::{self, OperatorCommand, Refusal, Ticket};
+use crate::volume::operator::{Connection, Event, OperatorCommand, Refusal, Ticket};
 
 /// How often the daemon looks around when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
+/// How long the engine may take to tell its state.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long draining may take before the daemon ends without it.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+/// The ticket of the daemon's own request to stop.
+const STOP_TICKET: Ticket = Ticket(0);
 
 /// How the daemon was called.
 #[derive(Clone, Debug)]
@@ -46,14 +56,15 @@ pub fn run(launch: &Launch) -> Result<(), Failure> {
     let config = Config::load(&launch.config)?;
     let node = config.choose(launch.node.as_deref(), &process::host_name())?.clone();
     let lock = InstanceLock::take(&node)?;
-    if let Some(replication) = &config.replication {
-        Secret::read(&replication.secret_file)?;
-    }
+    let secret = match &config.replication {
+        Some(replication) => Some(Secret::read(&replication.secret_file)?),
+        None => None,
+    };
     process::retry(lock.patience(), || process::check_addresses(&config, &node))?;
     let opened = process::retry(lock.patience(), || device::open(&config, &node))?;
     // Before the first thread, so that every thread leaves the signals to the one that listens for them.
     let signals = process::signals()?;
-    Daemon::start(&config, &node, opened)?.serve(&signals);
+    Daemon::start(&config, &node, opened, secret.as_ref())?.serve(&signals);
     drop(lock);
     Ok(())
 }
@@ -68,28 +79,56 @@ struct Pending {
 enum News {
     Call(Call),
     Engine(EngineEvent),
+    Arbiter(Told),
     Signal(Signal),
     Tick,
+}
+
+/// The arbiter's thread, as the daemon sees it.
+struct ArbiterDesk {
+    kind: &'static str,
+    questions: Sender<Question>,
+    told: Receiver<Told>,
+    /// Did it answer the last time?
+    reachable: bool,
 }
 
 /// A started node.
 struct Daemon {
     names: Names,
     engine: Engine,
+    arbiter: Option<ArbiterDesk>,
     events: EventLog,
     calls: Receiver<Call>,
     pending: BTreeMap<Ticket, Pending>,
     tickets: u64,
     size_bytes: u64,
     started: Instant,
-    /// Since when the node drains, and who is to hear of its end.
-    stopping: Option<(Instant, Vec<Call>)>,
+    /// Since when there is no session with the peer.
+    apart_since: Option<Instant>,
+    /// Why there is none, if that is known.
+    trouble: Option<String>,
+    resync: Option<Progress>,
+    stopping: Option<Stopping>,
     /// Dropped last: its end is what `twinlun down` waits for.
     _socket: ControlSocket,
 }
 
+/// The node drains.
+struct Stopping {
+    since: Instant,
+    /// Who is to hear of the end.
+    calls: Vec<Call>,
+    drained: bool,
+}
+
 impl Daemon {
-    fn start(config: &Config, node: &NodeConfig, opened: Opened) -> Result<Self, Failure> {
+    fn start(
+        config: &Config,
+        node: &NodeConfig,
+        opened: Opened,
+        secret: Option<&Secret>,
+    ) -> Result<Self, Failure> {
         let events = EventLog::new(&node.name);
         for warning in &opened.warnings {
             events.push(Weight::Warning, "metadata_damaged", warning.clone());
@@ -103,14 +142,15 @@ impl Daemon {
             data: opened.data,
             metadata: opened.metadata,
             superblock: opened.superblock,
-            boot_id: super::init::boot_identifier()?,
+            boot_id: boot_identifier()?,
             lanes: opened.lanes,
             hot_extents_per_lane: plan::hot_extents_per_lane(&layout),
             portals: config.target.portals.clone(),
-            link: None,
+            link: secret.map(|secret| plan::link(config, node, secret)).transpose()?,
             tuning: Tuning::default(),
             mutants: Mutants::default(),
         };
+        let arbiter = config.replication.as_ref().map(|it| ArbiterDesk::open(&it.arbiter)).transpose()?;
         let engine = Engine::start(plan).map_err(|error| engine_failure(&node.name, &error))?;
         Ok(Self {
             names: Names::new(config, node),
@@ -118,9 +158,13 @@ impl Daemon {
             events,
             calls,
             pending: BTreeMap::new(),
-            tickets: 0,
+            tickets: STOP_TICKET.0,
             size_bytes: layout.geometry.bytes(),
             started: Instant::now(),
+            apart_since: arbiter.is_some().then(Instant::now),
+            arbiter,
+            trouble: None,
+            resync: None,
             stopping: None,
             _socket: socket,
         })
@@ -132,14 +176,16 @@ impl Daemon {
             match self.next(signals, &clock) {
                 News::Call(call) => self.on_call(call),
                 News::Engine(event) => self.on_engine(event),
+                News::Arbiter(told) => self.on_arbiter(told),
                 News::Signal(Signal::SIGTERM | Signal::SIGINT) => self.stop(None),
-                News::Signal(_) | News::Tick => {}
+                News::Signal(_) => {}
+                News::Tick => self.on_tick(),
             }
         }
         let Self { engine, stopping, events, .. } = self;
         engine.stop();
         events.push(Weight::Info, "ended", "the daemon ends");
-        for call in stopping.into_iter().flat_map(|(_, calls)| calls) {
+        for call in stopping.into_iter().flat_map(|stopping| stopping.calls) {
             call.answer(Answer::Done("drained".to_owned()));
         }
     }
@@ -147,9 +193,12 @@ impl Daemon {
     /// Waits for whoever speaks first.
     #[expect(clippy::disallowed_methods, reason = "the transmute is inside crossbeam's macro")]
     fn next(&self, signals: &Receiver<Signal>, clock: &Receiver<Instant>) -> News {
+        let silent = never();
+        let told = self.arbiter.as_ref().map_or(&silent, |arbiter| &arbiter.told);
         select! {
             recv(self.calls) -> call => call.map_or(News::Tick, News::Call),
             recv(self.engine.events()) -> event => event.map_or(News::Tick, News::Engine),
+            recv(told) -> told => told.map_or(News::Tick, News::Arbiter),
             recv(signals) -> signal => signal.map_or(News::Tick, News::Signal),
             recv(clock) -> _ => News::Tick,
         }
@@ -158,8 +207,8 @@ impl Daemon {
     fn on_call(&mut self, call: Call) {
         let command = match &call.request {
             Request::Status => {
-                let status = self.status();
-                return call.answer(Answer::Status(Box::new(status)));
+                let answer = self.status().map_or_else(Answer::Failure, |it| Answer::Status(Box::new(it)));
+                return call.answer(answer);
             }
             Request::Down => return self.stop(Some(call)),
             Request::Promote { seed, fenced } => match self.fenced(fenced.as_deref()) {
@@ -179,7 +228,7 @@ impl Daemon {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.pending.insert(ticket, Pending { call, command });
-        self.ask(ticket, command);
+        self.engine.request(EngineRequest::Operator { ticket, command });
     }
 
     /// The node that a person says to have fenced.
@@ -191,11 +240,11 @@ impl Daemon {
         })
     }
 
-    fn ask(&mut self, ticket: Ticket, command: OperatorCommand) {
-        self.engine.request(EngineRequest::Operator { ticket, command });
-    }
-
     fn on_reply(&mut self, ticket: Ticket, result: Result<(), Refusal>) {
+        if let (STOP_TICKET, Some(stopping)) = (ticket, &mut self.stopping) {
+            stopping.drained = true;
+            return;
+        }
         let Some(Pending { call, command }) = self.pending.remove(&ticket) else { return };
         call.answer(match result {
             Ok(()) => Answer::Done(translate::done(&self.names, &command)),
@@ -209,42 +258,167 @@ impl Daemon {
                 let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 self.events.push(Weight::Info, "serving", format!("initiators are served at {list}"));
             }
+            EngineEvent::NotServing => {
+                self.events.push(Weight::Info, "not_serving", "initiators are not served here");
+            }
             EngineEvent::Failed { why } => self.events.push(Weight::Warning, "engine_failed", why),
+            EngineEvent::LinkTrouble { why } => {
+                self.events.push(Weight::Warning, "link_trouble", why.clone());
+                self.trouble = Some(why);
+            }
+            EngineEvent::ReadRecord => self.ask_arbiter(Question::Read),
+            EngineEvent::Cas { expected, proposed } => {
+                self.ask_arbiter(Question::Swap { expected, proposed });
+            }
             EngineEvent::Reply { ticket, result } => self.on_reply(ticket, result),
-            EngineEvent::LinkTrouble { why } => self.events.push(Weight::Warning, "link_trouble", why),
-            EngineEvent::NotServing | EngineEvent::Volume(_) => {}
-            // Only a volume with a peer asks the arbiter.
-            EngineEvent::ReadRecord | EngineEvent::Cas { .. } => {}
+            EngineEvent::Volume(event) => self.on_volume(&event),
         }
     }
 
+    fn on_volume(&mut self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.apart_since = None;
+                self.trouble = None;
+            }
+            Event::Disconnected => {
+                self.apart_since = Some(Instant::now());
+                self.resync = None;
+            }
+            Event::ResyncFinished { .. } => self.resync = None,
+            _ => {}
+        }
+        let (weight, key, text) = translate::event(&self.names, event);
+        self.events.push(weight, key, text);
+    }
+
+    fn ask_arbiter(&self, question: Question) {
+        let desk = self.arbiter.as_ref().expect("only a volume with a peer asks the arbiter");
+        // Its thread lives as long as this channel.
+        let _ = desk.questions.send(question);
+    }
+
+    fn on_arbiter(&mut self, told: Told) {
+        let (reachable, news) = match told {
+            Told::Record(outcome) => return self.engine.request(EngineRequest::Record(outcome)),
+            Told::Swapped(outcome) => return self.engine.request(EngineRequest::Cas(outcome)),
+            Told::Silent(why) => (false, (Weight::Warning, "arbiter_silent", why)),
+            Told::Back => (true, (Weight::Info, "arbiter_back", "the arbiter answers again".to_owned())),
+        };
+        if let Some(arbiter) = &mut self.arbiter {
+            arbiter.reachable = reachable;
+        }
+        self.events.push(news.0, news.1, news.2);
+    }
+
+    /// Follows a resync, so that a rate is known when somebody asks.
+    fn on_tick(&mut self) {
+        if self.stopping.is_none() && self.arbiter.is_some() {
+            if let Ok(engine) = self.engine_status() {
+                self.follow_resync(&engine);
+            }
+        }
+    }
+
+    fn follow_resync(&mut self, engine: &EngineStatus) {
+        let syncing = matches!(engine.volume.connection, Connection::SyncSource | Connection::SyncTarget);
+        if !syncing {
+            self.resync = None;
+            return;
+        }
+        let now = self.now();
+        let left: u64 = engine.parts.iter().map(|part| part.dirty_blocks * BITMAP_BLOCK_BYTES).sum();
+        let total: u64 = engine.parts.iter().map(|part| part.resync_blocks_total * BITMAP_BLOCK_BYTES).sum();
+        self.resync.get_or_insert_with(|| Progress::begin(now, left.max(total))).sample(now, left);
+    }
+
+    /// Time since the daemon's start, as the progress of a resync counts it.
+    fn now(&self) -> time::Instant {
+        time::Instant(0) + self.started.elapsed()
+    }
+
+    /// Begins to drain; the second request ends the daemon at once.
     fn stop(&mut self, call: Option<Call>) {
-        let (_, calls) = self.stopping.get_or_insert_with(|| (Instant::now(), Vec::new()));
-        calls.extend(call);
+        match &mut self.stopping {
+            Some(stopping) => {
+                stopping.drained |= call.is_none();
+                stopping.calls.extend(call);
+            }
+            None => {
+                self.events.push(Weight::Info, "stopping", "the daemon drains and ends");
+                let calls = call.into_iter().collect();
+                self.stopping = Some(Stopping { since: Instant::now(), calls, drained: false });
+                let stop = EngineRequest::Operator { ticket: STOP_TICKET, command: OperatorCommand::Stop };
+                self.engine.request(stop);
+            }
+        }
     }
 
     fn is_over(&self) -> bool {
-        self.stopping.is_some()
+        let over = |it: &Stopping| it.drained || it.since.elapsed() > DRAIN_PATIENCE;
+        self.stopping.as_ref().is_some_and(over)
     }
 
-    fn status(&self) -> Status {
-        let core = operator::Status {
-            role: operator::Role::Primary,
-            serving: true,
-            suspended: false,
-            disk: operator::DiskState::UpToDate,
-            peer_disk: operator::DiskState::Unknown,
-            peer_primary: false,
-            connection: operator::Connection::Single,
-            discord: None,
-            record: Default::default(),
-            generations: Default::default(),
-            flags: Default::default(),
-            suspect: false,
+    fn engine_status(&self) -> Result<EngineStatus, Failure> {
+        let (reply, answer) = bounded(1);
+        self.engine.request(EngineRequest::Status { reply });
+        answer.recv_timeout(STATUS_PATIENCE).map_err(|_| {
+            let what = format!("the engine of {} does not tell its state", self.names.here);
+            Failure::failed(what, "look at its log; twinlun down and twinlun up start it anew")
+        })
+    }
+
+    fn status(&mut self) -> Result<Status, Failure> {
+        let engine = self.engine_status()?;
+        self.follow_resync(&engine);
+        let mut status = translate::status(&self.names, &engine.volume);
+        status.size_bytes = self.size_bytes;
+        status.uptime_seconds = self.started.elapsed().as_secs();
+        status.sessions = engine.sessions;
+        status.portals = engine.portals.iter().map(ToString::to_string).collect();
+        status.out_of_sync_bytes =
+            engine.parts.iter().map(|part| part.dirty_blocks * BITMAP_BLOCK_BYTES).sum();
+        if status.link == LinkState::Connecting {
+            status.link_reason = self.trouble.clone();
+        }
+        if !matches!(status.link, LinkState::None | LinkState::Connected) {
+            status.link_down_seconds = self.apart_since.map(|since| since.elapsed().as_secs());
+        }
+        status.arbiter = self
+            .arbiter
+            .as_ref()
+            .map(|desk| ArbiterStatus { kind: desk.kind.to_owned(), reachable: desk.reachable });
+        let direction = match engine.volume.connection {
+            Connection::SyncSource => SyncDirection::Source,
+            _ => SyncDirection::Target,
         };
-        let status = translate::status(&self.names, &core);
-        Status { size_bytes: self.size_bytes, uptime_seconds: self.started.elapsed().as_secs(), ..status }
-            .judge()
+        status.resync = self.resync.as_ref().map(|progress| resync_status(progress, direction, self.now()));
+        Ok(status.judge())
+    }
+}
+
+fn resync_status(progress: &Progress, direction: SyncDirection, now: time::Instant) -> ResyncStatus {
+    ResyncStatus {
+        direction,
+        total_bytes: progress.total(),
+        remaining_bytes: progress.remaining(),
+        rate_bytes_per_second: progress.bytes_per_second(),
+        eta_seconds: progress.eta_seconds(),
+        stalled_seconds: progress.stalled_seconds(now),
+    }
+}
+
+impl ArbiterDesk {
+    fn open(config: &super::config::ArbiterConfig) -> Result<Self, Failure> {
+        let arbiter = arbiter::open(config);
+        let kind = arbiter.kind();
+        let (questions, asked) = unbounded();
+        let (tell, told) = unbounded();
+        arbiter::spawn(arbiter, asked, tell).map_err(|error| {
+            let what = format!("the arbiter's thread cannot be started: {error}");
+            Failure::failed(what, "raise the limit of threads (ulimit -u)")
+        })?;
+        Ok(Self { kind, questions, told, reachable: true })
     }
 }
 

@@ -102,7 +102,8 @@ pub fn status(names: &Names, status: &operator::Status) -> Status {
         out_of_sync_bytes: 0,
         resync: None,
         arbiter: None,
-        sessions: Vec::new(),
+        sessions: 0,
+        portals: Vec::new(),
         uptime_seconds: 0,
         next: None,
     }
