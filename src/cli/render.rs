@@ -16,7 +16,7 @@ pub fn status(status: &Status) -> String {
     if let Some(peer) = &status.peer {
         node_line(&mut text, peer, link_word(status.link), status);
     }
-    if let Some(resync) = &status.resync {
+    if let Some(resync) = status.resync.as_ref().filter(|resync| resync.total_bytes > 0) {
         let _ = write!(
             text,
             "\n  resync   {} of {} left",
@@ -75,6 +75,9 @@ fn verdict(status: &Status) -> String {
 }
 
 fn resync_words(resync: &ResyncStatus, target: &str) -> String {
+    if resync.total_bytes == 0 {
+        return format!("{target} is brought up to date");
+    }
     let permille = permille_done(resync.total_bytes, resync.remaining_bytes);
     let done = format!("{target} {}.{} %", permille / 10, permille % 10);
     match resync.eta_seconds {
@@ -220,6 +223,24 @@ mod tests {
         pair.arbiter = Some(ArbiterStatus { kind: "manual".into(), reachable: false });
         let text = status(&pair.judge());
         assert!(text.contains("SUSPENDED") && text.contains("--i-have-fenced stor-b"), "{text}");
+    }
+
+    #[test]
+    fn what_a_newcomer_meets_first_says_the_next_command() {
+        let mut pair = pair();
+        pair.node = node("stor-a", Role::Secondary, DiskState::Inconsistent);
+        pair.peer = Some(node("stor-b", Role::Unknown, DiskState::Unknown));
+        (pair.epoch, pair.service, pair.link) = (0, Service::Closed, LinkState::Negotiating);
+        let text = status(&pair.judge());
+        assert!(text.contains("INACTIVE") && text.contains("NEXT: twinlun promote --seed"), "{text}");
+    }
+
+    #[test]
+    fn a_primary_that_nobody_can_reach_is_not_healthy() {
+        let mut pair = pair();
+        pair.portals.clear();
+        let text = status(&pair.judge());
+        assert!(text.contains("DEGRADED") && text.contains("free its portal"), "{text}");
     }
 
     #[test]

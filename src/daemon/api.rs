@@ -194,7 +194,7 @@ pub enum SyncDirection {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ResyncStatus {
     pub direction: SyncDirection,
-    /// Bytes that were out of sync when it began (at least what remains).
+    /// Bytes that were out of sync when it began (at least what remains); 0: this node, the target, is not told.
     pub total_bytes: u64,
     pub remaining_bytes: u64,
     pub rate_bytes_per_second: u64,
@@ -256,6 +256,18 @@ impl Status {
         self
     }
 
+    /// A pair whose nodes have met and of which neither has data yet.
+    fn never_synced(&self) -> bool {
+        let refused = self.link == LinkState::Refused && self.link_refusal == Some(LinkRefusal::NoData);
+        let fresh = self.epoch == 0 && self.node.disk == DiskState::Inconsistent;
+        refused || (self.link == LinkState::Negotiating && fresh)
+    }
+
+    /// Initiators should be served and cannot connect.
+    fn deaf(&self) -> bool {
+        !matches!(self.service, Service::Closed | Service::Held) && self.portals.is_empty()
+    }
+
     fn judged_health(&self) -> Health {
         let apart = !matches!(self.link, LinkState::None | LinkState::Connected);
         let peer_current = self.peer.as_ref().is_none_or(|peer| peer.disk == DiskState::UpToDate);
@@ -265,8 +277,8 @@ impl Status {
             Some(LinkRefusal::BothInconsistent) => Health::Failed,
             _ if self.service == Service::Held => Health::Suspended,
             _ if self.resync.is_some() => Health::Resyncing,
-            Some(LinkRefusal::NoData) => Health::Inactive,
-            _ if apart => Health::Degraded,
+            _ if self.never_synced() => Health::Inactive,
+            _ if apart || self.deaf() => Health::Degraded,
             _ if self.primary().is_none() => Health::Inactive,
             _ if self.node.disk == DiskState::UpToDate && peer_current => Health::Healthy,
             _ => Health::Degraded,
@@ -280,7 +292,7 @@ impl Status {
         let refused = self.link_reason.clone().filter(|_| self.link == LinkState::Refused);
         let text = match self.health {
             Health::Healthy | Health::Resyncing => return None,
-            Health::Inactive if refused.is_some() => {
+            Health::Inactive if self.never_synced() => {
                 format!(
                     "twinlun promote --seed on the node whose disk is to be the first copy ({here} or {there})"
                 )
@@ -299,6 +311,9 @@ impl Status {
                 )
             }
             Health::SplitBrain | Health::Failed | Health::Degraded if refused.is_some() => return refused,
+            Health::Degraded if self.deaf() => {
+                format!("initiators cannot reach {here}: free its portal (twinlun events says why)")
+            }
             Health::Degraded if self.link == LinkState::Disconnected => {
                 "twinlun connect brings the copies together again".to_owned()
             }

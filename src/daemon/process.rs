@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 
 use super::clock;
-use super::config::{Config, NodeConfig};
+use super::config::{ArbiterConfig, Config, NodeConfig};
 use super::failure::Failure;
 
 /// How long the kernel may hold a killed daemon's sockets and devices: until its rings' last operations have ended.
@@ -159,6 +159,10 @@ pub fn check_addresses(config: &Config, node: &NodeConfig) -> Result<(), Failure
                     "event=portal_elsewhere the portal {portal} is not an address of this machine now"
                 );
             }
+            // Two nodes on one machine: the other may be serving there now.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && shares_machine(config) => {
+                log::info!("event=portal_in_use the portal {portal} is in use now; the peer serves there?");
+            }
             Err(error) => return Err(address_failure("the portal", *portal, "target.portals", &error)),
         }
     }
@@ -178,6 +182,12 @@ pub fn check_addresses(config: &Config, node: &NodeConfig) -> Result<(), Failure
         }
         Err(error) => Err(address_failure("the replication address", address, &key, &error)),
     }
+}
+
+/// An arbiter that is a file is for two nodes on one machine.
+fn shares_machine(config: &Config) -> bool {
+    let arbiter = config.replication.as_ref().map(|replication| &replication.arbiter);
+    matches!(arbiter, Some(ArbiterConfig::File { .. }))
 }
 
 fn address_failure(what: &str, address: SocketAddr, key: &str, error: &io::Error) -> Failure {
