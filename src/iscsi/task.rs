@@ -206,13 +206,17 @@ impl TaskSet {
         self.free.len() == self.tasks.len()
     }
 
+    /// The slot of a live task. The reserved tag marks free slots and names no task.
     pub fn find(&self, itt: u32) -> Option<Slot> {
+        if itt == NO_TAG {
+            return None;
+        }
         self.tags.iter().position(|tag| *tag == itt).map(|slot| slot as Slot)
     }
 
     /// Is this the slot of a live task with this tag?
     pub fn holds(&self, slot: Slot, itt: u32) -> bool {
-        self.tags.get(usize::from(slot)) == Some(&itt)
+        itt != NO_TAG && self.tags.get(usize::from(slot)) == Some(&itt)
     }
 
     /// Takes a slot for `itt`. The window and the bound on immediate commands see to it that there is one.

@@ -168,6 +168,18 @@ fn an_initiator_that_cannot_be_heard_is_not_blamed() {
 }
 
 #[test]
+fn the_reserved_tag_names_no_task() {
+    let mut pair = Pair::logged_in(config());
+    management(&mut pair, 1, 0, 9, NO_TAG);
+    assert_eq!(pair.reply().bhs[2], 1);
+    for ttt in [0, 3, NO_TAG] {
+        pair.data_out(NO_TAG, ttt, 0, 0, true, &[1; 512]);
+    }
+    assert!(pair.nothing_sent() && pair.closed.is_none());
+    pair.hang_up();
+}
+
+#[test]
 fn functions_that_wait_are_bounded() {
     let mut pair = Pair::logged_in(config());
     pair.prompt = false;
