@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlun");
 
@@ -123,10 +124,16 @@ impl Bench {
     }
 }
 
-/// A port that nobody had a moment ago.
+/// A port that nobody has now and that no other test of this run is given. Below the kernel's own choices.
 fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() as u16);
+        let port = 20_000 + offset % 10_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn is_empty(bytes: &[u8]) -> bool {
@@ -367,4 +374,191 @@ fn sigterm_is_an_orderly_end() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert!(bench.log().contains("event=ended"), "{}", bench.log());
+}
+
+/// Two nodes of one volume on this machine: directories of their own, one arbiter file, one secret.
+struct Pair {
+    a: Bench,
+    b: Bench,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let (a, b) = (Bench::new(), Bench::new());
+        let text = Self::config(&a, &b);
+        for bench in [&a, &b] {
+            fs::write(bench.path("t.toml"), &text).expect("written");
+        }
+        a.secret("the same secret on both", 0o600);
+        Self { a, b }
+    }
+
+    fn config(a: &Bench, b: &Bench) -> String {
+        let node = |name: &str, id: u8, bench: &Bench| {
+            format!(
+                "[node.{name}]\nid = {id}\ndisk = \"{dir}/disk\"\nrun_dir = \"{dir}/run\"\n\
+                 replication_address = \"127.0.0.1:{port}\"\n",
+                dir = bench.dir.path().display(),
+                port = free_port()
+            )
+        };
+        format!(
+            "[volume]\nname = \"vol1\"\n\
+             [target]\niqn = \"iqn.2026-11.example:vol1\"\nportals = [\"127.0.0.1:{port}\"]\n\
+             [replication]\nsecret_file = \"{dir}/secret\"\npeer_timeout = \"1s\"\n\
+             [arbiter]\nkind = \"file\"\npath = \"{dir}/arbiter/record\"\n{}{}",
+            node("stor-a", 0, a),
+            node("stor-b", 1, b),
+            port = free_port(),
+            dir = a.dir.path().display()
+        )
+    }
+
+    fn node(&self, name: &str, words: &str) -> Said {
+        let bench = if name == "stor-a" { &self.a } else { &self.b };
+        bench.run(&format!("{words} --node {name}"))
+    }
+
+    fn status(&self, name: &str) -> serde_json::Value {
+        let said = self.node(name, "status --json");
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+    }
+
+    /// Waits until a field of the status (a JSON pointer) has a value.
+    fn wait(&self, name: &str, field: &str, wanted: &str) {
+        let began = std::time::Instant::now();
+        while self.status(name).pointer(field).and_then(|value| value.as_str()) != Some(wanted) {
+            let waited = began.elapsed();
+            assert!(waited.as_secs() < 20, "{field} is not {wanted}: {}\n{}", self.status(name), self.logs());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    fn logs(&self) -> String {
+        let read = |bench: &Bench, name: &str| {
+            fs::read_to_string(bench.path(&format!("run/{name}.log"))).unwrap_or_default()
+        };
+        format!("stor-a:\n{}\nstor-b:\n{}", read(&self.a, "stor-a"), read(&self.b, "stor-b"))
+    }
+
+    fn up(&self) {
+        for name in ["stor-a", "stor-b"] {
+            self.node(name, "init --yes").succeeds(&["is formatted"]);
+            self.node(name, "up").succeeds(&["twinlund runs for"]);
+        }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for name in ["stor-b", "stor-a"] {
+            let said = self.node(name, "down");
+            if said.code != 0 && !std::thread::panicking() {
+                panic!("{said:?}\n{}", self.logs());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pair_is_seeded_synced_switched_and_survives_a_leave() {
+    let pair = Pair::new();
+    pair.up();
+    pair.wait("stor-a", "/health", "inactive");
+    pair.node("stor-a", "status").succeeds(&["INACTIVE", "NEXT: twinlun promote --seed"]);
+    pair.node("stor-a", "promote").fails(4, &["stor-a", "never held data", "promote --seed"]);
+    pair.node("stor-a", "promote --seed").succeeds(&["stor-a is primary and serves vol1"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.node("stor-b", "status").succeeds(&["HEALTHY", "active on stor-a", "in sync: stor-a, stor-b"]);
+    pair.node("stor-b", "promote").fails(4, &["stor-a is primary", "on stor-a: twinlun switchover"]);
+    pair.node("stor-b", "switchover").fails(1, &["stor-b is not primary", "run it on stor-a"]);
+    pair.node("stor-a", "switchover").succeeds(&["stor-b is primary"]);
+    pair.wait("stor-b", "/health", "healthy");
+    // A leave in order, service on one node, and the way back by bitmap.
+    pair.node("stor-b", "down").succeeds(&["has ended"]);
+    pair.node("stor-a", "promote").succeeds(&["stor-a is primary"]);
+    pair.node("stor-a", "status").succeeds(&["DEGRADED", "stor-b unreachable", "NEXT: start stor-b"]);
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.node("stor-a", "events").succeeds(&["promoted", "alone", "peer_connected", "in_sync"]);
+}
+
+#[test]
+fn a_peer_that_was_left_behind_may_not_serve() {
+    let pair = Pair::new();
+    pair.up();
+    pair.node("stor-a", "promote --seed").succeeds(&["is primary"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.node("stor-b", "down").succeeds(&["has ended"]);
+    pair.wait("stor-a", "/service", "alone");
+    pair.node("stor-a", "down").succeeds(&["has ended"]);
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.node("stor-b", "promote")
+        .fails(4, &["stor-b is outdated", "stor-a alone holds every", "start stor-a"]);
+    assert_eq!(pair.status("stor-b")["service"], "closed");
+}
+
+#[test]
+fn a_disconnected_peer_stays_away_until_connected() {
+    let pair = Pair::new();
+    pair.up();
+    pair.node("stor-a", "promote --seed").succeeds(&["is primary"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.node("stor-a", "disconnect").succeeds(&["has dropped the links to stor-b"]);
+    pair.wait("stor-a", "/link", "disconnected");
+    pair.wait("stor-a", "/service", "alone");
+    pair.node("stor-a", "status").succeeds(&["DEGRADED", "disconnected by command", "NEXT: twinlun connect"]);
+    pair.node("stor-a", "connect").succeeds(&["looks for stor-b"]);
+    pair.wait("stor-a", "/health", "healthy");
+}
+
+#[test]
+fn a_peer_with_another_secret_or_volume_is_named_as_such() {
+    let pair = Pair::new();
+    pair.b.secret("another secret on this one", 0o600);
+    let own = format!("{}/secret", pair.b.dir.path().display());
+    let shared = format!("{}/secret", pair.a.dir.path().display());
+    let text = fs::read_to_string(pair.b.path("t.toml")).expect("there");
+    fs::write(pair.b.path("t.toml"), text.replace(&shared, &own)).expect("written");
+    pair.up();
+    let said = |words: &[&str]| {
+        let began = std::time::Instant::now();
+        loop {
+            let status = pair.node("stor-a", "status");
+            if words.iter().all(|word| status.out.contains(word)) {
+                return;
+            }
+            assert!(began.elapsed().as_secs() < 20, "{words:?} are not in {}", status.out);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    said(&["DEGRADED", "secret", "must hold the same bytes"]);
+    pair.node("stor-b", "down").succeeds(&["has ended"]);
+    fs::write(pair.b.path("t.toml"), text.replace("vol1", "vol2")).expect("written");
+    let force = format!("init --yes --force {}/disk", pair.b.dir.path().display());
+    pair.node("stor-b", &force).succeeds(&["is formatted"]);
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    said(&["DEGRADED", "another volume (\"vol2\")"]);
+}
+
+#[test]
+fn a_manual_arbiter_asks_for_the_persons_word() {
+    let pair = Pair::new();
+    for bench in [&pair.a, &pair.b] {
+        let text = fs::read_to_string(bench.path("t.toml")).expect("there");
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("path")).collect();
+        let text = kept.join("\n").replace("kind = \"file\"", "kind = \"manual\"");
+        // Without a file arbiter the nodes do not expect to share a machine, so each has a portal of its own.
+        fs::write(bench.path("t.toml"), text + "\n").expect("written");
+    }
+    pair.node("stor-a", "init --yes").succeeds(&["is formatted"]);
+    pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);
+    let refused = pair.node("stor-a", "promote --seed");
+    refused.fails(4, &["the arbiter is manual", "power stor-b off", "--i-have-fenced stor-b"]);
+    pair.node("stor-a", "promote --seed --force --i-have-fenced stor-b")
+        .code
+        .eq(&2)
+        .then_some(())
+        .expect("usage");
+    pair.node("stor-a", "status").succeeds(&["arbiter manual"]);
 }

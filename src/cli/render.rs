@@ -166,6 +166,7 @@ mod tests {
             in_sync: vec!["stor-a".into(), "stor-b".into()],
             out_of_sync_bytes: 0,
             resync: None,
+            last_resync: None,
             arbiter: Some(ArbiterStatus { kind: "file".into(), reachable: true }),
             sessions: 1,
             portals: vec!["10.0.0.100:3260".into()],

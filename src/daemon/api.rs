@@ -204,6 +204,17 @@ pub struct ResyncStatus {
     pub stalled_seconds: u64,
 }
 
+/// A resync that has ended since the daemon began.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastResync {
+    pub direction: SyncDirection,
+    /// Bytes that were out of sync when it began; 0 on the target.
+    pub total_bytes: u64,
+    /// Bytes that were sent; 0 on the target.
+    pub sent_bytes: u64,
+    pub unix_milliseconds: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ArbiterStatus {
     pub kind: String,
@@ -233,6 +244,7 @@ pub struct Status {
     pub in_sync: Vec<String>,
     pub out_of_sync_bytes: u64,
     pub resync: Option<ResyncStatus>,
+    pub last_resync: Option<LastResync>,
     pub arbiter: Option<ArbiterStatus>,
     /// Sessions of initiators on this node.
     pub sessions: u32,
@@ -318,8 +330,12 @@ impl Status {
                 "twinlun connect brings the copies together again".to_owned()
             }
             Health::Degraded if self.link == LinkState::Connecting => {
-                let why = self.link_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-                format!("start {there} or mend the replication network{why}")
+                // Reasons that say what to do have two parts.
+                match &self.link_reason {
+                    Some(why) if why.contains("; ") => why.clone(),
+                    Some(why) => format!("start {there} or mend the replication network ({why})"),
+                    None => format!("start {there} or mend the replication network"),
+                }
             }
             Health::SplitBrain | Health::Failed | Health::Degraded => "twinlun events says more".to_owned(),
         };

@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
 use nix::sys::signal::Signal;
 
-use super::api::{Answer, ArbiterStatus, LinkState, Request, ResyncStatus, Status, SyncDirection};
+use super::api::{
+    Answer, ArbiterStatus, LastResync, LinkState, Request, ResyncStatus, Status, SyncDirection,
+};
 use super::arbiter::{self, Question, Told};
-use super::config::{Config, NodeConfig, Secret};
+use super::clock;
+use super::config::units::human_bytes;
+use super::config::{ArbiterConfig, Config, NodeConfig, Secret};
 use super::control::{Call, ControlSocket};
 use super::device::{self, Opened};
 use super::events::{EventLog, Weight};
@@ -109,6 +113,7 @@ struct Daemon {
     /// Why there is none, if that is known.
     trouble: Option<String>,
     resync: Option<Progress>,
+    last_resync: Option<LastResync>,
     stopping: Option<Stopping>,
     /// Dropped last: its end is what `twinlun down` waits for.
     _socket: ControlSocket,
@@ -165,6 +170,7 @@ impl Daemon {
             arbiter,
             trouble: None,
             resync: None,
+            last_resync: None,
             stopping: None,
             _socket: socket,
         })
@@ -285,10 +291,13 @@ impl Daemon {
                 self.apart_since = Some(Instant::now());
                 self.resync = None;
             }
-            Event::ResyncFinished { .. } => self.resync = None,
+            Event::ResyncFinished { source } => self.end_resync(*source),
             _ => {}
         }
-        let (weight, key, text) = translate::event(&self.names, event);
+        let (weight, key, mut text) = translate::event(&self.names, event);
+        if let (Event::ResyncFinished { source: true }, Some(last)) = (event, &self.last_resync) {
+            text = format!("{text} ({} copied)", human_bytes(last.sent_bytes));
+        }
         self.events.push(weight, key, text);
     }
 
@@ -318,6 +327,17 @@ impl Daemon {
                 self.follow_resync(&engine);
             }
         }
+    }
+
+    fn end_resync(&mut self, source: bool) {
+        self.resync = None;
+        let Ok(engine) = self.engine_status() else { return };
+        self.last_resync = Some(LastResync {
+            direction: if source { SyncDirection::Source } else { SyncDirection::Target },
+            total_bytes: engine.parts.iter().map(|part| part.resync_blocks_total * BITMAP_BLOCK_BYTES).sum(),
+            sent_bytes: engine.parts.iter().map(|part| part.resynced_bytes).sum(),
+            unix_milliseconds: clock::unix_milliseconds(),
+        });
     }
 
     fn follow_resync(&mut self, engine: &EngineStatus) {
@@ -392,6 +412,7 @@ impl Daemon {
             Connection::SyncSource => SyncDirection::Source,
             _ => SyncDirection::Target,
         };
+        status.last_resync = self.last_resync.clone();
         status.resync = self.resync.as_ref().map(|progress| resync_status(progress, direction, self.now()));
         Ok(status.judge())
     }
@@ -409,7 +430,7 @@ fn resync_status(progress: &Progress, direction: SyncDirection, now: time::Insta
 }
 
 impl ArbiterDesk {
-    fn open(config: &super::config::ArbiterConfig) -> Result<Self, Failure> {
+    fn open(config: &ArbiterConfig) -> Result<Self, Failure> {
         let arbiter = arbiter::open(config);
         let kind = arbiter.kind();
         let (questions, asked) = unbounded();

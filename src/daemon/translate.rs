@@ -101,6 +101,7 @@ pub fn status(names: &Names, status: &operator::Status) -> Status {
         in_sync: names.in_sync(&status.record),
         out_of_sync_bytes: 0,
         resync: None,
+        last_resync: None,
         arbiter: None,
         sessions: 0,
         portals: Vec::new(),
