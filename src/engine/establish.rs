@@ -91,6 +91,8 @@ struct Link {
     /// Who it is, for the operator.
     peer: SocketAddr,
     listed: bool,
+    /// The connect is under way.
+    connecting: bool,
 }
 
 /// The session that is being made, or is up.
@@ -258,7 +260,8 @@ impl Establish {
     }
 
     pub fn on_connected(&mut self, key: Key, result: Result<(), i32>, plumbing: &mut Plumbing) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let link = self.links.get_mut(key).expect("a link outlives its operations");
+        link.connecting = false;
         let State::Connecting(purpose) = link.state else { return self.reap(key) };
         if let Err(error) = result {
             let why = std::io::Error::from_raw_os_error(error);
@@ -385,9 +388,7 @@ impl Establish {
                 let key = self.insert(fd, peer, State::Connecting(purpose), plumbing);
                 let file = self.links.get(key).expect("just inserted").stream.file.clone();
                 plumbing.reactor.connect(&file, StreamOwner::Meeting(key), peer);
-                // The connect is under way like a receive: the link is not dropped before it ends.
-                let link = self.links.get_mut(key).expect("just inserted");
-                link.stream.hungry = false;
+                self.links.get_mut(key).expect("just inserted").connecting = true;
             }
             Err(error) => {
                 let text = format!("cannot connect from {} to the peer at {peer}: {error}", self.plan.local);
@@ -407,6 +408,7 @@ impl Establish {
             until: Some(plumbing.now + HANDSHAKE_LIMIT),
             peer,
             listed: false,
+            connecting: false,
         })
     }
 
@@ -625,15 +627,12 @@ impl Establish {
 
     fn end(&mut self, key: Key, plumbing: &mut Plumbing) {
         let Some(link) = self.links.get_mut(key) else { return };
-        match std::mem::replace(&mut link.state, State::Ended) {
-            State::Ended => return,
-            State::Connecting(_) => {
-                // Its completion drops it.
-                let file = link.stream.file.clone();
-                link.until = None;
-                return plumbing.reactor.cancel(&file);
-            }
-            _ => {}
+        if matches!(std::mem::replace(&mut link.state, State::Ended), State::Ended) {
+            return;
+        }
+        if link.connecting {
+            let file = link.stream.file.clone();
+            plumbing.reactor.cancel(&file);
         }
         link.until = None;
         link.stream.hang_up(plumbing);
@@ -642,7 +641,8 @@ impl Establish {
 
     /// Drops an ended link once nothing of it is under way.
     fn reap(&mut self, key: Key) {
-        let done = |link: &Link| matches!(link.state, State::Ended) && link.stream.is_quiet();
+        let done =
+            |link: &Link| matches!(link.state, State::Ended) && link.stream.is_quiet() && !link.connecting;
         if self.links.get(key).is_some_and(done) {
             self.links.remove(key);
         }

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffers::{Returned, ShardPool};
 use super::link_driver::ReadyLink;
@@ -68,6 +70,8 @@ pub struct Plumbing {
     pub reactor: Reactor,
     pub pool: ShardPool,
     pub mesh: Endpoint<Message>,
+    /// At the end: which shards have nothing under way.
+    quiet: Arc<[AtomicBool]>,
     /// Requests for this shard's lanes.
     pub requests: VecDeque<BlockRequest>,
     /// Answers for this shard's connections.
@@ -81,10 +85,11 @@ impl Plumbing {
         reactor: Reactor,
         pool: ShardPool,
         mesh: Endpoint<Message>,
+        quiet: Arc<[AtomicBool]>,
         now: Instant,
     ) -> Self {
         let (requests, completions) = (VecDeque::with_capacity(1024), VecDeque::with_capacity(1024));
-        Self { now, shard, geometry, reactor, pool, mesh, requests, completions }
+        Self { now, shard, geometry, reactor, pool, mesh, quiet, requests, completions }
     }
 
     /// Sends a request to the owner of its lane. A flush may go anywhere, so it stays here.
@@ -110,6 +115,13 @@ impl Plumbing {
         } else {
             self.mesh.send(completion.origin, Message::Done(completion));
         }
+    }
+
+    /// Says whether this shard has nothing under way; true when that holds for all of them. A request on its way between
+    /// shards has a connection at its origin, which is not quiet then.
+    pub fn say_quiet(&self, quiet: bool) -> bool {
+        self.quiet[usize::from(self.shard.0)].store(quiet, Ordering::SeqCst);
+        quiet && self.quiet.iter().all(|shard| shard.load(Ordering::SeqCst))
     }
 
     /// One user of `buf` is done.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -188,9 +189,16 @@ impl Engine {
         let mut engine = Self { requests, events, wakers, threads: Vec::new() };
         let mut channels = Some((request_inlet, event_outlet));
         let plan = Arc::new(plan);
+        let quiet: Arc<[AtomicBool]> = (0..plan.shards).map(|_| AtomicBool::new(false)).collect();
         for endpoint in endpoints {
             let number = endpoint.shard();
-            let seed = Seed { endpoint, arena: arena.clone(), channels: channels.take(), plan: plan.clone() };
+            let seed = Seed {
+                endpoint,
+                arena: arena.clone(),
+                channels: channels.take(),
+                plan: plan.clone(),
+                quiet: quiet.clone(),
+            };
             let ready = ready.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{}", number.0))
@@ -259,12 +267,13 @@ struct Seed {
     /// The daemon's end of shard 0.
     channels: Option<(Receiver<EngineRequest>, Sender<EngineEvent>)>,
     plan: Arc<EnginePlan>,
+    quiet: Arc<[AtomicBool]>,
 }
 
 impl Seed {
     /// On the shard's own thread: the ring belongs to the thread that makes it.
     fn grow(self) -> Result<Shard, EngineError> {
-        let Self { endpoint, arena, channels, plan } = self;
+        let Self { endpoint, arena, channels, plan, quiet } = self;
         let number = endpoint.shard();
         if !plan.cpus.is_empty() {
             let cpu = plan.cpus[usize::from(number.0) % plan.cpus.len()];
@@ -279,7 +288,8 @@ impl Seed {
         let volume = VolumeDriver::new(part, data, metadata, plan.layout());
         let portals = if number.0 == 0 { plan.portals.as_slice() } else { &[] };
         let target = TargetDriver::new(plan.target.clone(), portals, plan.shards);
-        let plumbing = Plumbing::new(number, plan.layout().geometry, reactor, pool, endpoint, boot_time());
+        let plumbing =
+            Plumbing::new(number, plan.layout().geometry, reactor, pool, endpoint, quiet, boot_time());
         let zero = channels.map(|(requests, events)| Box::new(zero(&plan, requests, events)));
         Shard::new(plumbing, target, volume, zero, plan.tuning.spin).map_err(EngineError::Descriptor)
     }

@@ -58,6 +58,8 @@ impl Shard {
         while !self.is_over() {
             self.turn();
         }
+        // Whoever still sleeps must hear of the end.
+        self.finish_turn();
     }
 
     fn turn(&mut self) {
@@ -275,9 +277,11 @@ impl Shard {
             && !self.plumbing.mesh.has_backlog();
         // The wake-up read is always under way.
         let still = quiet && self.plumbing.reactor.in_flight() <= 1;
+        // A quiet shard goes on serving the others' requests until all are quiet.
+        let all = self.plumbing.say_quiet(still);
         if waited >= STOP_LIMIT && !still {
             log::warn!("shard {} ends with operations under way", self.plumbing.shard.0);
         }
-        still || waited >= STOP_LIMIT
+        all || waited >= STOP_LIMIT
     }
 }
