@@ -99,8 +99,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(state: LaneState, geometry: Geometry, hot_max: usize) -> Self {
+    pub fn new(mut state: LaneState, geometry: Geometry, hot_max: usize) -> Self {
         assert!(hot_max >= 1);
+        // What was hot when the node stopped may differ. Said here, so that no driver can forget it.
+        state.mark_hot_dirty();
         let hot_order: VecDeque<u32> = state.activity.iter_hot().collect();
         let extents = state.bitmap.shape().extents;
         let activity_pages = state.activity.pages();
@@ -124,7 +126,7 @@ impl Lane {
             room_waiters: VecDeque::new(),
             eviction: None,
         };
-        // Bits that loading derived from the activity log are in memory only.
+        // Bits derived from the activity log are in memory only.
         for at in 0..lane.hot_order.len() {
             lane.bitmap_changed(lane.hot_order[at]);
         }

@@ -12,3 +12,6 @@ mod posture;
 mod primary;
 mod resync;
 mod work;
+
+#[cfg(test)]
+mod tests;
