@@ -101,16 +101,18 @@ impl LinkDriver {
         self.pump(key, sink, plumbing);
     }
 
-    /// Queues a frame; its payload is retained until it is sent. A frame for a link that is gone is dropped: the end of
-    /// the session is on its way to the coordinator.
+    /// Queues a frame of `session`; its payload is retained until it is sent. A frame for a link that is gone is dropped:
+    /// the end of the session is on its way to the coordinator. A frame never leaves on the link of another session,
+    /// where the peer could take an old answer for a new one.
     pub fn send(
         &mut self,
+        session: Option<SessionId>,
         number: LinkNo,
         mut header: FrameHeader,
         payload: Option<(BufSlice, u32)>,
         plumbing: &mut Plumbing,
     ) {
-        let Some(link) = self.live(number) else { return };
+        let Some(link) = self.live(session, number) else { return };
         match payload {
             None => link.stream.filling.push(&header.encode(0)),
             Some((slice, len)) => {
@@ -127,12 +129,13 @@ impl LinkDriver {
     /// Queues a frame whose payload is given as bytes.
     pub fn send_bytes(
         &mut self,
+        session: Option<SessionId>,
         number: LinkNo,
         mut header: FrameHeader,
         payload: &[u8],
         plumbing: &mut Plumbing,
     ) {
-        let Some(link) = self.live(number) else { return };
+        let Some(link) = self.live(session, number) else { return };
         header.payload_len = payload.len() as u32;
         let crc = if payload.is_empty() { 0 } else { crc32c(payload) };
         link.stream.filling.push(&header.encode(crc));
@@ -151,9 +154,9 @@ impl LinkDriver {
         }
     }
 
-    fn live(&mut self, number: LinkNo) -> Option<&mut Link> {
+    fn live(&mut self, session: Option<SessionId>, number: LinkNo) -> Option<&mut Link> {
         let key = self.by_number[usize::from(number.0)]?;
-        self.links.get_mut(key)
+        self.links.get_mut(key).filter(|link| Some(link.session) == session)
     }
 
     pub fn on_received(

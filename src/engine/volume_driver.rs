@@ -100,9 +100,11 @@ impl VolumeDriver {
                 };
                 plumbing.reactor.page_write(&self.metadata, DiskTag::Part(op), offset, bytes);
             }
-            Effect::LinkSend { link, header, payload } => links.send(link, header, payload, plumbing),
+            Effect::LinkSend { link, header, payload } => {
+                links.send(self.part.posture().session, link, header, payload, plumbing);
+            }
             Effect::LinkSendBytes { link, header, payload } => {
-                links.send_bytes(link, header, &payload, plumbing);
+                links.send_bytes(self.part.posture().session, link, header, &payload, plumbing);
             }
             Effect::Complete(completion) => plumbing.answer(completion),
             Effect::Free(buf) => plumbing.release(buf),
