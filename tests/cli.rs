@@ -499,6 +499,25 @@ fn a_peer_that_was_left_behind_may_not_serve() {
 }
 
 #[test]
+fn a_promotion_right_after_a_crash_waits_until_the_crash_is_noticed() {
+    let pair = Pair::new();
+    pair.up();
+    pair.node("stor-a", "promote --seed").succeeds(&["is primary"]);
+    pair.wait("stor-b", "/health", "healthy");
+    let process = fs::read_to_string(pair.a.path("run/stor-a.lock")).expect("there");
+    // A stopped process keeps its connections: only its silence tells.
+    for signal in ["-STOP", "-KILL"] {
+        Command::new("kill").args([signal, process.trim()]).status().expect("it starts");
+        if signal == "-STOP" {
+            pair.node("stor-b", "promote").succeeds(&["stor-b is primary"]);
+        }
+    }
+    pair.node("stor-b", "status").succeeds(&["active on stor-b", "stor-a unreachable"]);
+    pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);
+    pair.wait("stor-b", "/health", "healthy");
+}
+
+#[test]
 fn a_disconnected_peer_stays_away_until_connected() {
     let pair = Pair::new();
     pair.up();
@@ -548,17 +567,13 @@ fn a_manual_arbiter_asks_for_the_persons_word() {
         let text = fs::read_to_string(bench.path("t.toml")).expect("there");
         let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("path")).collect();
         let text = kept.join("\n").replace("kind = \"file\"", "kind = \"manual\"");
-        // Without a file arbiter the nodes do not expect to share a machine, so each has a portal of its own.
         fs::write(bench.path("t.toml"), text + "\n").expect("written");
     }
     pair.node("stor-a", "init --yes").succeeds(&["is formatted"]);
     pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);
     let refused = pair.node("stor-a", "promote --seed");
-    refused.fails(4, &["the arbiter is manual", "power stor-b off", "--i-have-fenced stor-b"]);
-    pair.node("stor-a", "promote --seed --force --i-have-fenced stor-b")
-        .code
-        .eq(&2)
-        .then_some(())
-        .expect("usage");
+    refused.fails(4, &["the arbiter is manual", "nothing to fence", "--seed --force --i-have-fenced stor-b"]);
+    pair.node("stor-a", "promote --seed --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
+    pair.node("stor-a", "events").succeeds(&["forced_promotion"]);
     pair.node("stor-a", "status").succeeds(&["arbiter manual"]);
 }

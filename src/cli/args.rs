@@ -100,7 +100,7 @@ pub struct PromoteArgs {
     #[arg(long, requires = "i_have_fenced")]
     pub force: bool,
     /// The other node is powered off or cut from network and clients, and stays so. Two serving nodes destroy data.
-    #[arg(long, value_name = "NODE", requires = "force", conflicts_with = "seed")]
+    #[arg(long, value_name = "NODE", requires = "force")]
     pub i_have_fenced: Option<String>,
     #[command(flatten)]
     pub wait: Wait,
@@ -166,7 +166,6 @@ mod tests {
         let parse = |words: &str| Cli::try_parse_from(format!("twinlun {words}").split(' '));
         assert!(parse("promote --force").is_err());
         assert!(parse("promote --i-have-fenced stor-b").is_err());
-        assert!(parse("promote --seed --force --i-have-fenced stor-b").is_err());
         let cli = parse("promote --force --i-have-fenced stor-b --node stor-a --json").expect("complete");
         assert_eq!(cli.place.node.as_deref(), Some("stor-a"));
         assert!(cli.json);

@@ -79,6 +79,13 @@ struct Pending {
     command: OperatorCommand,
 }
 
+/// A promotion that was refused because the peer is primary, while it is not sure that the peer still lives.
+struct Doubted {
+    pending: Pending,
+    /// A peer that is heard of for so long lives.
+    until: Instant,
+}
+
 /// What the daemon's thread hears.
 enum News {
     Call(Call),
@@ -105,6 +112,9 @@ struct Daemon {
     events: EventLog,
     calls: Receiver<Call>,
     pending: BTreeMap<Ticket, Pending>,
+    doubted: Vec<Doubted>,
+    /// Silence after which the peer counts as lost.
+    peer_timeout: Duration,
     tickets: u64,
     size_bytes: u64,
     started: Instant,
@@ -163,6 +173,8 @@ impl Daemon {
             events,
             calls,
             pending: BTreeMap::new(),
+            doubted: Vec::new(),
+            peer_timeout: config.replication.as_ref().map_or(Duration::ZERO, |it| it.peer_timeout),
             tickets: STOP_TICKET.0,
             size_bytes: layout.geometry.bytes(),
             started: Instant::now(),
@@ -231,9 +243,13 @@ impl Daemon {
             Request::Events { .. } => return,
         };
         log::info!("event=request {command:?}");
+        self.ask(Pending { call, command });
+    }
+
+    fn ask(&mut self, pending: Pending) {
         self.tickets += 1;
-        let ticket = Ticket(self.tickets);
-        self.pending.insert(ticket, Pending { call, command });
+        let (ticket, command) = (Ticket(self.tickets), pending.command);
+        self.pending.insert(ticket, pending);
         self.engine.request(EngineRequest::Operator { ticket, command });
     }
 
@@ -251,11 +267,36 @@ impl Daemon {
             stopping.drained = true;
             return;
         }
-        let Some(Pending { call, command }) = self.pending.remove(&ticket) else { return };
+        let Some(pending) = self.pending.remove(&ticket) else { return };
+        let promotion = matches!(pending.command, OperatorCommand::Promote { .. });
+        if promotion && result == Err(Refusal::PeerIsPrimary) && self.apart_since.is_none() {
+            // Right after a crash the loss of the peer is not noticed yet: give it the time that it needs.
+            self.doubted.push(Doubted { pending, until: Instant::now() + self.peer_timeout + TICK });
+            return;
+        }
+        self.finish(pending, result);
+    }
+
+    fn finish(&self, pending: Pending, result: Result<(), Refusal>) {
+        let Pending { call, command } = pending;
         call.answer(match result {
             Ok(()) => Answer::Done(translate::done(&self.names, &command)),
-            Err(refusal) => Answer::Failure(translate::refusal(&self.names, &refusal)),
+            Err(refusal) => Answer::Failure(translate::refusal(&self.names, &command, &refusal)),
         });
+    }
+
+    /// Answers promotions whose peer has proved to live; asks again when it is lost.
+    fn settle_doubts(&mut self) {
+        let lost = self.apart_since.is_some();
+        for doubted in std::mem::take(&mut self.doubted) {
+            if lost {
+                self.ask(doubted.pending);
+            } else if doubted.until <= Instant::now() {
+                self.finish(doubted.pending, Err(Refusal::PeerIsPrimary));
+            } else {
+                self.doubted.push(doubted);
+            }
+        }
     }
 
     fn on_engine(&mut self, event: EngineEvent) {
@@ -290,6 +331,7 @@ impl Daemon {
             Event::Disconnected => {
                 self.apart_since = Some(Instant::now());
                 self.resync = None;
+                self.settle_doubts();
             }
             Event::ResyncFinished { source } => self.end_resync(*source),
             _ => {}
@@ -322,6 +364,7 @@ impl Daemon {
 
     /// Follows a resync, so that a rate is known when somebody asks.
     fn on_tick(&mut self) {
+        self.settle_doubts();
         if self.stopping.is_none() && self.arbiter.is_some() {
             if let Ok(engine) = self.engine_status() {
                 self.follow_resync(&engine);

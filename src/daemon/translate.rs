@@ -211,9 +211,16 @@ pub fn event(names: &Names, event: &Event) -> (Weight, &'static str, String) {
 }
 
 /// A refused request as a failure.
-pub fn refusal(names: &Names, refusal: &Refusal) -> Failure {
+pub fn refusal(names: &Names, command: &OperatorCommand, refusal: &Refusal) -> Failure {
     let (here, there) = (&names.here, names.peer());
     let (what, next) = match refusal {
+        Refusal::NeedsOperator if matches!(command, OperatorCommand::Promote { seed: true, .. }) => (
+            format!("the arbiter is manual: {here} needs a person's word that {there} does not serve"),
+            format!(
+                "if {there} has never served this volume there is nothing to fence: \
+                 twinlun promote --seed --force --i-have-fenced {there}"
+            ),
+        ),
         Refusal::NotInSync { record } => (
             format!(
                 "{here} is outdated: {} alone holds every acknowledged write (epoch {})",
@@ -291,11 +298,13 @@ mod tests {
         Names { volume: "vol1".into(), here: "stor-b".into(), there: Some("stor-a".into()), id: NodeId(1) }
     }
 
+    const PROMOTE: OperatorCommand = OperatorCommand::Promote { seed: false, i_have_fenced: None };
+
     #[test]
     fn people_hear_names_not_numbers() {
         let record =
             Record { epoch: Epoch(9), primary: Some(NodeId(0)), in_sync: NodeSet::only(NodeId(0)), nonce: 1 };
-        let failure = refusal(&names(), &Refusal::NotInSync { record });
+        let failure = refusal(&names(), &PROMOTE, &Refusal::NotInSync { record });
         assert_eq!(failure.kind, FailureKind::Refused);
         assert_eq!(failure.what, "stor-b is outdated: stor-a alone holds every acknowledged write (epoch 9)");
         let (weight, key, text) = event(&names(), &Event::Superseded { record });
@@ -308,7 +317,7 @@ mod tests {
     #[test]
     fn every_refusal_has_one_line_and_a_way_on() {
         for known in [Refusal::Busy, Refusal::Inconsistent, Refusal::NeverSynced, Refusal::MayLackWrites] {
-            let failure = refusal(&names(), &known);
+            let failure = refusal(&names(), &PROMOTE, &known);
             assert!(failure.what.starts_with("stor-b: ") && !failure.next.is_empty(), "{failure}");
             assert_eq!(failure.to_string().lines().count(), 2);
         }

@@ -10,12 +10,15 @@ use super::reactor::{Completion, DiskTag, ListenFor, StreamOwner};
 use super::run::{EngineEvent, EngineRequest, EngineStatus};
 use super::shard::Shard;
 use crate::storage::Layout;
-use crate::time::{Instant, earliest};
+use crate::time::{Duration, Instant, earliest};
 use crate::units::SessionId;
 use crate::volume::coordinator::{ControlEffect, ControlOutbox, Coordinator};
 use crate::volume::effect::{DiskResult, OpId};
 use crate::volume::messages::PartReport;
 use crate::volume::part::PartStats;
+
+/// Pause between attempts to open a portal that is taken.
+const LISTEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub struct Zero {
@@ -26,6 +29,8 @@ pub struct Zero {
     requests: Receiver<EngineRequest>,
     events: Sender<EngineEvent>,
     out: ControlOutbox,
+    /// A portal could not be opened: when to try again.
+    listen_again: Option<Instant>,
     /// Somebody waits for the other shards' numbers.
     status: Vec<StatusRequest>,
 }
@@ -45,7 +50,16 @@ impl Zero {
         requests: Receiver<EngineRequest>,
         events: Sender<EngineEvent>,
     ) -> Self {
-        Self { coordinator, establish, layout, requests, events, out: Vec::new(), status: Vec::new() }
+        Self {
+            coordinator,
+            establish,
+            layout,
+            requests,
+            events,
+            out: Vec::new(),
+            listen_again: None,
+            status: Vec::new(),
+        }
     }
 
     pub fn on_start(&mut self, shard: &mut Shard) {
@@ -65,7 +79,7 @@ impl Zero {
 
     pub fn deadline(&self) -> Option<Instant> {
         let links = self.establish.as_ref().and_then(Establish::deadline);
-        earliest(self.coordinator.deadline(), links)
+        earliest(earliest(self.coordinator.deadline(), links), self.listen_again)
     }
 
     /// Once each turn: the daemon's requests and timers.
@@ -82,6 +96,9 @@ impl Zero {
             && establish.deadline().is_some_and(|at| at <= now)
         {
             establish.on_timer(&mut shard.plumbing);
+        }
+        if self.listen_again.is_some_and(|at| at <= now) {
+            self.serve(true, shard);
         }
         self.meet(shard);
     }
@@ -228,13 +245,24 @@ impl Zero {
                 let file = shard.volume.data_file().clone();
                 shard.plumbing.reactor.disk_flush(&file, DiskTag::Coordinator(op));
             }
-            ControlEffect::Serve(on) => match shard.serve(on) {
-                Ok(()) if on => self.tell(EngineEvent::Serving { addresses: shard.target.bound() }),
-                Ok(()) => self.tell(EngineEvent::NotServing),
-                Err(error) => self.tell(EngineEvent::Failed { why: error.to_string() }),
-            },
+            ControlEffect::Serve(on) => self.serve(on, shard),
             ControlEffect::Reply { ticket, result } => self.tell(EngineEvent::Reply { ticket, result }),
             ControlEffect::Event(event) => self.tell(EngineEvent::Volume(event)),
+        }
+    }
+
+    /// Begins or ends to serve. A portal that is taken is tried again: who has it may be the node that served before.
+    fn serve(&mut self, on: bool, shard: &mut Shard) {
+        let first = self.listen_again.take().is_none();
+        match shard.serve(on) {
+            Ok(()) if on => self.tell(EngineEvent::Serving { addresses: shard.target.bound() }),
+            Ok(()) => self.tell(EngineEvent::NotServing),
+            Err(error) => {
+                self.listen_again = Some(shard.plumbing.now + LISTEN_PAUSE);
+                if first {
+                    self.tell(EngineEvent::Failed { why: error.to_string() });
+                }
+            }
         }
     }
 
