@@ -474,6 +474,7 @@ fn a_pair_is_seeded_synced_switched_and_survives_a_leave() {
     pair.node("stor-b", "switchover").fails(1, &["stor-b is not primary", "run it on stor-a"]);
     pair.node("stor-a", "switchover").succeeds(&["stor-b is primary"]);
     pair.wait("stor-b", "/health", "healthy");
+    pair.node("stor-a", "status").succeeds(&["HEALTHY", "active on stor-b"]);
     // A leave in order, service on one node, and the way back by bitmap.
     pair.node("stor-b", "down").succeeds(&["has ended"]);
     pair.node("stor-a", "promote").succeeds(&["stor-a is primary"]);
@@ -558,6 +559,21 @@ fn a_peer_with_another_secret_or_volume_is_named_as_such() {
     pair.node("stor-b", &force).succeeds(&["is formatted"]);
     pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
     said(&["DEGRADED", "another volume (\"vol2\")"]);
+}
+
+#[test]
+fn two_clean_disks_need_no_seed_and_no_resync() {
+    let pair = Pair::new();
+    for name in ["stor-a", "stor-b"] {
+        pair.node(name, "init --yes --assume-clean")
+            .succeeds(&["is formatted", "then twinlun promote on one"]);
+        pair.node(name, "up").succeeds(&["twinlund runs for"]);
+    }
+    pair.wait("stor-a", "/link", "connected");
+    pair.node("stor-a", "promote").succeeds(&["stor-a is primary"]);
+    pair.wait("stor-b", "/health", "healthy");
+    let events = pair.node("stor-a", "events");
+    assert!(!events.out.contains("resync_started"), "{}", events.out);
 }
 
 #[test]

@@ -92,16 +92,16 @@ fn init(site: &Site, args: &InitArgs) -> Result<(), Failure> {
     let text = format!("{disk} is formatted: volume {} ({size}), node {}", config.volume.name, node.name);
     print_done(*json, &text);
     if !json {
-        print(&format!("  next: twinlun up --node {}{}", node.name, after_up(config)));
+        print(&format!("  next: twinlun up --node {}{}", node.name, after_up(config, args.assume_clean)));
     }
     Ok(())
 }
 
-fn after_up(config: &Config) -> &'static str {
-    if config.replication.is_some() {
-        " (on both nodes), then twinlun promote --seed on one"
-    } else {
-        ", then twinlun promote"
+fn after_up(config: &Config, clean: bool) -> &'static str {
+    match (config.replication.is_some(), clean) {
+        (false, _) => ", then twinlun promote",
+        (true, true) => " (on both nodes), then twinlun promote on one",
+        (true, false) => " (on both nodes), then twinlun promote --seed on one",
     }
 }
 

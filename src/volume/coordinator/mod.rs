@@ -327,16 +327,13 @@ impl Coordinator {
     }
 
     pub fn status(&self) -> Status {
-        let stage = self.session.as_ref().map(|session| session.stage);
-        let peer = self.session.as_ref().and_then(|session| session.peer);
         Status {
             role: self.role,
             serving: self.serving,
             suspended: self.posture.service == Service::Held,
             disk: self.disk_state(),
             peer_disk: self.peer_disk_state(),
-            peer_primary: matches!(stage, Some(Stage::Following { .. }))
-                && peer.is_some_and(|peer| peer.primary),
+            peer_primary: self.follows_primary(),
             connection: self.connection(),
             discord: self.discord,
             record: self.superblock.record,
@@ -347,6 +344,16 @@ impl Coordinator {
     }
 
     // ---- shared ----
+
+    /// Does the peer lead this node as its primary? The state that the peer told when they met may be of before its
+    /// promotion; the record came with its word to follow.
+    pub(super) fn follows_primary(&self) -> bool {
+        let following =
+            self.live_session().is_some_and(|session| matches!(session.stage, Stage::Following { .. }));
+        following
+            && self.superblock.record.primary == Some(self.me().peer())
+            && self.posture.link == LinkRole::Follow
+    }
 
     /// What every input ends with: begin whatever should be done now.
     fn after_input(&mut self, now: Instant, out: &mut ControlOutbox) {

@@ -3,7 +3,7 @@
 use crate::arbitration::NodeSet;
 use crate::time::{Duration, Instant};
 
-use super::super::messages::{LinkRole, Service};
+use super::super::messages::Service;
 use super::super::operator::{Event, OperatorCommand, Refusal, Role, Ticket};
 use super::procedure::{Goal, Procedure, Wait};
 use super::session::Stage;
@@ -111,11 +111,7 @@ impl Coordinator {
         if force.is_none() && flags.sync_target {
             return Err(Refusal::Inconsistent);
         }
-        let session = self.live_session();
-        let peer_leads = session.is_some_and(|session| matches!(session.stage, Stage::Following { .. }))
-            && self.superblock.record.primary == Some(self.me().peer())
-            && self.posture.link == LinkRole::Follow;
-        if peer_leads {
+        if self.follows_primary() {
             return Err(Refusal::PeerIsPrimary);
         }
         self.begin_promote(Some(ticket), seed, force, out);
