@@ -124,7 +124,9 @@ impl World {
         let mut header = FrameHeader::new(FrameKind::Control, LaneId(0), Epoch(0));
         let bytes = message.encode();
         header.payload_len = bytes.len() as u32;
-        self.log(|| format!("node {node}: sends {message:x?}"));
+        if !matches!(message, Control::Ping | Control::Pong) {
+            self.log(|| format!("node {node}: sends {message:x?}"));
+        }
         self.send_frame(node, session, LinkKey::Control, header, FramePayload::Bytes(bytes));
     }
 

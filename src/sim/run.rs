@@ -47,6 +47,10 @@ fn catch_panics() {
         std::panic::set_hook(Box::new(move |info| {
             if std::thread::current().name().is_some_and(|name| name.starts_with("sim")) {
                 LAST_PANIC.with(|text| *text.borrow_mut() = info.to_string().replace('\n', " "));
+                let trace = std::backtrace::Backtrace::capture();
+                if trace.status() == std::backtrace::BacktraceStatus::Captured {
+                    println!("{trace}");
+                }
             } else {
                 default(info);
             }
