@@ -90,6 +90,11 @@ impl FlushGroups {
         self.running.is_some()
     }
 
+    /// Is the local device's flush still awaited?
+    pub fn is_running_here(&self) -> bool {
+        self.running.is_some_and(|running| !running.local)
+    }
+
     fn finish(&mut self) -> Option<u64> {
         let running = self.running?;
         if !(running.local && running.peer) {

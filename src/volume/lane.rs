@@ -413,6 +413,14 @@ impl Lane {
         self.bitmap_pages.iter_mut().for_each(|page| page.changed = true);
     }
 
+    /// The peer's data is here, whole and on stable media (end of a resync to this node).
+    pub fn mark_all_in_sync(&mut self) {
+        if self.bitmap.count() > 0 {
+            self.bitmap.clear_all();
+            self.bitmap_pages.iter_mut().for_each(|page| page.changed = true);
+        }
+    }
+
     pub fn dirty_blocks(&self) -> u64 {
         self.bitmap.count()
     }

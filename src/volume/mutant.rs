@@ -13,7 +13,7 @@ pub enum Mutant {
     SkipActivityLogWait = 1 << 2,
     /// A resync bit is cleared when the target has written, not when it has flushed (D4).
     ClearBitBeforeFlush = 1 << 3,
-    /// The secondary applies overlapping writes in any order (D5).
+    /// Overlapping writes run side by side on the primary, and the secondary applies them in any order (D5).
     UnorderedOverlap = 1 << 4,
     /// A flush is answered when the local device is flushed (D2).
     FlushLocalOnly = 1 << 5,

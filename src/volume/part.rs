@@ -244,7 +244,9 @@ impl Part {
     fn has_settled(&self) -> bool {
         let requests_gone = || !self.works.iter().any(|(_, work)| work.kind.is_request());
         let orphans_gone = || !self.works.iter().any(|(_, work)| work.orphan);
-        let disk_quiet = || !self.works.iter().any(|(_, work)| work.on_disk());
+        // A flush that is under way may still fail, and lose what the coordinator's next flush would vouch for.
+        let disk_quiet =
+            || !self.flushes.is_running_here() && !self.works.iter().any(|(_, work)| work.on_disk());
         match self.posture.service {
             Service::Standalone | Service::Alone | Service::Both => true,
             Service::Held => disk_quiet(),
@@ -373,9 +375,11 @@ impl Part {
         self.has_unstable = self.lanes.iter().any(Lane::has_unstable);
         self.lanes_need_care = true;
         self.on_resync_stable(group);
+        // Losing the peer can end a flush group too: whether that counts is for the posture to say.
+        let serves = !matches!(self.posture.service, Service::Held | Service::Closed);
         let mut waiters = core::mem::take(&mut self.flush_waiters);
         waiters.retain(|&slot| {
-            let wait = self.works.get(slot).number > group || self.posture.service == Service::Held;
+            let wait = self.works.get(slot).number > group || !serves;
             if !wait {
                 self.stats.flushes += 1;
                 self.complete(slot, BlockStatus::Good, out);

@@ -30,6 +30,11 @@ impl Part {
             }
             SyncRole::Target if link_changed || old.sync != SyncRole::Target => self.reset_sync(),
             SyncRole::None if old.sync != SyncRole::None => {
+                if old.sync == SyncRole::Target && !link_changed {
+                    // The source has said that everything is here and flushed. Its flushes need not have come by every
+                    // shard of this node, so some lanes have not heard of them.
+                    self.lanes.iter_mut().for_each(Lane::mark_all_in_sync);
+                }
                 self.reset_sync();
                 self.lanes.iter_mut().for_each(Lane::want_changed_pages);
             }
@@ -119,6 +124,8 @@ impl Part {
     /// The node does not serve: requests that have not reached a disk are refused, the others finish.
     fn close(&mut self, out: &mut Outbox) {
         self.parked.clear();
+        // No read is answered any more; winding down keeps the link, and confirmations may still come.
+        self.confirm_waiters.clear();
         for slot in 0..self.works.slots() {
             if self.works.is_live(slot) && self.works.get(slot).kind.is_request() {
                 self.close_request(slot, out);

@@ -60,7 +60,8 @@ impl Part {
             self.flush_waiters.push(slot);
             return;
         }
-        let access = if work.kind == Kind::Read { Access::Shared } else { Access::Exclusive };
+        let side_by_side = work.kind == Kind::Read || self.config.mutants.has(Mutant::UnorderedOverlap);
+        let access = if side_by_side { Access::Shared } else { Access::Exclusive };
         if self.lanes[usize::from(work.lane)].conflicts.admit(slot, work.range, access) {
             self.begin(slot, out);
         } else {

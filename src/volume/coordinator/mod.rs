@@ -151,6 +151,8 @@ pub struct Coordinator {
     connect_wanted: bool,
     discord: Option<Discord>,
     discard: bool,
+    /// The peer was told this node's generation: what this node takes alone from now on needs another one.
+    generation_told: bool,
     suspect: bool,
     superseded: bool,
     disk_failed: bool,
@@ -180,6 +182,7 @@ impl Coordinator {
             connect_wanted: config.replicated,
             discord: None,
             discard: false,
+            generation_told: false,
             suspect,
             superseded: false,
             disk_failed: false,
@@ -255,7 +258,10 @@ impl Coordinator {
                     self.drop_session(DropReason::Fault(fault), out);
                 }
             }
-            PartReport::DiskFault { .. } => self.on_disk_fault(out),
+            PartReport::DiskFault { .. } => {
+                self.on_disk_fault(out);
+                self.give_up_procedure(out);
+            }
         }
         self.after_input(now, out);
     }

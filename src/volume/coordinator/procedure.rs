@@ -316,6 +316,12 @@ impl Coordinator {
         self.surrendered = true;
         self.drop_session(super::DropReason::OnPurpose, out);
         let shared = self.superblock.record.in_sync == NodeSet::BOTH;
+        if self.superblock.record.in_sync != NodeSet::only(self.me()) {
+            // A failed flush may have taken acknowledged writes with it. The next start must know, if the device still
+            // takes this.
+            self.superblock.flags.outdated = true;
+            self.write_superblock(out);
+        }
         if self.role == Role::Secondary || !shared {
             return true;
         }
@@ -389,6 +395,10 @@ impl Coordinator {
     }
 
     fn on_flushed(&mut self, now: Instant, goal: Goal, out: &mut ControlOutbox) {
+        if self.disk_failed {
+            // A flush that succeeds after one that failed says nothing.
+            return self.give_up_procedure(out);
+        }
         match goal {
             Goal::GoAlone => self.ask_alone(out),
             Goal::Promote { .. } => self.ask_promotion(out),
@@ -413,7 +423,22 @@ impl Coordinator {
     fn ask_alone(&mut self, out: &mut ControlOutbox) {
         let record = self.superblock.record;
         let proposed = Record { primary: Some(self.me()), in_sync: NodeSet::only(self.me()), ..record };
+        if (record.primary, record.in_sync) == (proposed.primary, proposed.in_sync) {
+            // The peer was never counted in: nobody can have changed the record. It may have taken over this node's
+            // generation, though, at the end of a resync.
+            self.start_generation();
+            return self.record(out);
+        }
         self.swap(record, proposed, out);
+    }
+
+    /// What this node takes from here on, the peer does not get.
+    fn start_generation(&mut self) {
+        self.generation_told = false;
+        if !self.config.mutants.has(Mutant::SkipGenerationBump) {
+            let fresh = self.fresh();
+            self.superblock.generations.go_alone(fresh);
+        }
     }
 
     /// The record is at hand (in the superblock) and every gate was passed: ask the arbiter.
@@ -492,10 +517,8 @@ impl Coordinator {
         let Some(Procedure { goal, .. }) = self.procedure else { return };
         let alone = record.in_sync == NodeSet::only(self.me());
         self.superblock.record = record;
-        if alone && record.primary == Some(self.me()) && !self.config.mutants.has(Mutant::SkipGenerationBump)
-        {
-            let fresh = self.fresh();
-            self.superblock.generations.go_alone(fresh);
+        if alone && record.primary == Some(self.me()) {
+            self.start_generation();
         }
         match goal {
             Goal::AddPeer { .. } => self.superblock.generations.back_in_sync(),

@@ -174,6 +174,7 @@ impl Coordinator {
                 }
                 let awaited = Awaited::SyncDoneAck;
                 self.set_stage(Stage::Leading { copy, awaited, steady: false });
+                self.generation_told = true;
                 self.send(Control::SyncDone { generations: self.superblock.generations }, out);
                 true
             }
@@ -337,7 +338,8 @@ impl Coordinator {
     /// The session that the posture relies on is gone.
     fn on_peer_lost(&mut self, out: &mut ControlOutbox) -> bool {
         out.push(ControlEffect::Event(Event::PeerGone));
-        if self.role == Role::Primary && self.posture.service != Service::Alone {
+        let alone = self.posture.service == Service::Alone && !self.generation_told;
+        if self.role == Role::Primary && !alone {
             self.begin_go_alone(out);
             return true;
         }
