@@ -139,7 +139,11 @@ impl World {
             return Ok(());
         }
         for node in 0..2 {
-            if record.in_sync.contains(self.nodes[node].id) && !self.nodes[node].disk_failed {
+            // A node that came back and knows that it may lack writes says so itself, and is not served.
+            let machine = self.nodes[node].machine.as_ref();
+            let vouched =
+                record.in_sync != NodeSet::BOTH || machine.is_some_and(|m| !m.coordinator.status().suspect);
+            if record.in_sync.contains(self.nodes[node].id) && vouched && !self.nodes[node].disk_failed {
                 let disk = &self.nodes[node].disk;
                 let missing = self.history.missing(|sector| disk.visible(sector));
                 ensure(missing.is_none(), "S2", || {
@@ -165,7 +169,8 @@ impl World {
                 let (low, high) = self.setup.restart_delay;
                 self.after(20_000_000 + low, 40_000_000 + high, Event::Fault(Fault::Exit { node }));
             }
-            NodeEvent::ForcedPromotion { .. } => self.lied = true,
+            // Before the first write there is nothing to lie about (a first promotion that was cut short).
+            NodeEvent::ForcedPromotion { .. } => self.lied |= self.setup.lies || self.tally.writes > 0,
             _ => {}
         }
         Ok(())

@@ -19,6 +19,8 @@ use super::rng::Rng;
 /// Bytes of a sector; a pattern of 64 bits stands for it.
 pub const SECTOR_BYTES: u64 = 512;
 const PAGE_SECTORS: usize = 8;
+/// Writes that a cache holds.
+const CACHED_MAX: usize = 2048;
 
 /// Who asked, and is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -216,6 +218,11 @@ impl SimDisk {
             self.settle(start, &data, live);
         } else {
             self.cache.push(Cached { order, start, data, live });
+            if self.cache.len() > CACHED_MAX {
+                // The device makes room.
+                let oldest = self.cache[CACHED_MAX / 2].order;
+                self.make_durable(oldest);
+            }
         }
     }
 

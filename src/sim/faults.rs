@@ -3,7 +3,7 @@
 
 use crate::arbitration::Epoch;
 use crate::units::NodeId;
-use crate::volume::operator::{DiskState, OperatorCommand, Role, Ticket};
+use crate::volume::operator::{Connection, DiskState, OperatorCommand, Role, Status, Ticket};
 
 use super::node::ControlInput;
 use super::setup::Beginning;
@@ -195,6 +195,7 @@ impl World {
             return Ok(());
         }
         if self.setup.lies && !self.lied && self.rng.per_mille(30) && !self.calm {
+            self.lied = true;
             let force = Some(NodeId(1 - node as u8));
             let command = OperatorCommand::Promote { seed: false, i_have_fenced: force };
             return self.on_command(node, command);
@@ -202,11 +203,20 @@ impl World {
         if status.iter().flatten().any(|s| s.role == Role::Primary) {
             return Ok(());
         }
-        let fresh = self.setup.beginning == Beginning::Seed && self.record().epoch == Epoch(0);
-        if fresh && node == 1 {
+        // While the two sort out whose data is newer, a promotion would cut them short: mostly he waits.
+        let busy = |s: &Status| {
+            matches!(s.connection, Connection::Negotiating | Connection::SyncSource | Connection::SyncTarget)
+        };
+        if status.iter().flatten().any(busy) && !self.rng.per_mille(50) {
             return Ok(());
         }
-        self.on_command(node, OperatorCommand::Promote { seed: fresh, i_have_fenced: None })
+        let seed = self.setup.beginning == Beginning::Seed && node == 0;
+        // The first promotion may have been cut short after the arbiter had heard of it.
+        let cut_short = seed
+            && self.record().epoch > Epoch(0)
+            && (0..2).all(|n| self.nodes[n].superblock(&self.setup.layout).flags.just_created);
+        let i_have_fenced = cut_short.then_some(NodeId(1));
+        self.on_command(node, OperatorCommand::Promote { seed, i_have_fenced })
     }
 
     /// The nodes refuse each other. Only after a lie may that be; then the copy that the record leaves out is given up.

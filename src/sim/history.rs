@@ -251,13 +251,15 @@ impl History {
         self.unsecured = rest;
     }
 
-    /// Both nodes have lost their caches, the other one at `other_lost_at`: unsecured writes answered before that may
+    /// Both nodes have lost their caches, the other one at `other_lost_at`: unsecured writes begun before that may
     /// be gone. From here on each such sector may hold any value that could have been durable somewhere.
     pub fn on_power_loss(&mut self, tick: u64, other_lost_at: u64) -> usize {
         let mut doubtful: Vec<u32> = Vec::new();
         let mut rest = Vec::new();
         for entry in core::mem::take(&mut self.unsecured) {
-            if entry.2 > other_lost_at {
+            // Begun before the other's loss: the other may have had it in the cache that it lost, and acknowledged it.
+            let begun = self.find(entry.0 as usize, entry.1).map(|at| self.begun(entry.0, at));
+            if begun.is_some_and(|begun| begun > other_lost_at) {
                 rest.push(entry);
             } else {
                 doubtful.push(entry.0);
@@ -272,11 +274,15 @@ impl History {
         doubtful.len()
     }
 
+    fn begun(&self, register: u32, at: usize) -> u64 {
+        self.registers[register as usize].clusters[at].begun
+    }
+
     fn split(&mut self, register: usize, tick: u64, other_lost_at: u64) {
         let clusters = &mut self.registers[register].clusters;
         let kept: Vec<u64> = clusters
             .iter()
-            .filter(|c| c.answered && (c.secured || c.ended.is_some_and(|end| end > other_lost_at)))
+            .filter(|c| c.answered && (c.secured || c.begun > other_lost_at))
             .map(|c| c.begun)
             .collect();
         let newest_kept = kept.into_iter().max().unwrap_or(0);

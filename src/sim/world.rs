@@ -253,7 +253,7 @@ impl World {
         let Scheduled { at, event, .. } = self.queue.pop().expect("timers never end");
         self.now = at;
         self.tally.events += 1;
-        ensure(self.tally.events < 3_000_000, "liveness", || "the run does not end (livelock)".into())?;
+        ensure(self.tally.events < 500_000, "liveness", || "the run does not end (livelock)".into())?;
         self.dispatch(event)
     }
 
