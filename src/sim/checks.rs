@@ -177,7 +177,12 @@ impl World {
     }
 
     /// A volatile cache is lost. If the other node's went too, unflushed writes may be gone, and that is nobody's fault.
-    pub(super) fn on_cache_lost(&mut self, node: usize, tick: u64) {
+    pub(super) fn on_cache_lost(&mut self, node: usize) {
+        if !self.nodes[node].disk.volatile {
+            return;
+        }
+        let tick = self.tick();
+        self.nodes[node].cache_lost_at = tick;
         let other = self.nodes[1 - node].cache_lost_at;
         if other > 0 {
             let sectors = self.history.on_power_loss(tick, other);

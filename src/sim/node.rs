@@ -295,7 +295,6 @@ impl World {
 
     /// The process is gone. `power`: and the machine with it.
     pub(super) fn end_process(&mut self, node: usize, power: bool) -> Verdict {
-        let tick = self.tick();
         let this = &mut self.nodes[node];
         this.life += 1;
         this.paused_until = 0;
@@ -306,12 +305,9 @@ impl World {
         } else {
             this.disk.on_process_gone(&mut self.rng);
         }
-        if power && this.disk.volatile {
-            this.cache_lost_at = tick;
-        }
         self.cover.load(node, &self.nodes[node]);
-        if power && self.nodes[node].disk.volatile {
-            self.on_cache_lost(node, tick);
+        if power {
+            self.on_cache_lost(node);
         }
         self.drop_connections(node);
         let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
@@ -576,6 +572,8 @@ impl World {
             this.disk_failed = true;
             self.log(|| format!("node {node}: disk error for {:?}", done.owner));
             self.cover.load(node, &self.nodes[node]);
+            // Whatever failed, the device's cache is not to be relied on any more.
+            self.on_cache_lost(node);
         }
         let machine = self.nodes[node].machine.as_mut().expect("operations end with the process");
         if let Some((to, data)) = done.read {

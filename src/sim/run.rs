@@ -8,6 +8,7 @@ use super::setup::Choice;
 use super::world::{Tally, Violation, World};
 
 thread_local! {
+    static TRACING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     static LAST_PANIC: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
@@ -30,6 +31,7 @@ pub struct Summary {
 /// Runs one seed. A broken assertion of a core is a violation too.
 pub fn run_seed(choice: &Choice) -> Result<Tally, Failure> {
     catch_panics();
+    TRACING.with(|tracing| tracing.set(choice.trace));
     let result = catch_unwind(AssertUnwindSafe(|| World::new(choice).run()));
     let Violation { invariant, what } = match result {
         Ok(Ok(tally)) => return Ok(tally),
@@ -47,9 +49,8 @@ fn catch_panics() {
         std::panic::set_hook(Box::new(move |info| {
             if std::thread::current().name().is_some_and(|name| name.starts_with("sim")) {
                 LAST_PANIC.with(|text| *text.borrow_mut() = info.to_string().replace('\n', " "));
-                let trace = std::backtrace::Backtrace::capture();
-                if trace.status() == std::backtrace::BacktraceStatus::Captured {
-                    println!("{trace}");
+                if TRACING.with(std::cell::Cell::get) {
+                    println!("{}", std::backtrace::Backtrace::force_capture());
                 }
             } else {
                 default(info);
