@@ -90,6 +90,9 @@ daemon_kill() {
     wait_for 10 "twinlund of $1 to be gone" ended "$pid"
 }
 
+# promote_survivor a|b: until the silence has lasted for peer_timeout, a promotion is refused: the peer may be alive.
+promote_survivor() { wait_for 15 "the promotion of $1" tw "$1" promote; }
+
 is_up_to_date() { [ "$(status "$1" '.node.disk')/$(status "$1" '.link')/$(status "$1" '.peer.disk')" = up_to_date/connected/up_to_date ]; }
 is_synced() { is_up_to_date "$1" && [ "$(status "$1" '.resync == null and .out_of_sync_bytes == 0')" = true ]; }
 both_synced() { is_synced a && is_synced b; }

@@ -8,6 +8,14 @@ say() { printf '%s\n' "$*"; }
 
 target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$top/target}"; }
 
+# build_programs [--example NAME]: puts the programs' directory into `bin`, built unless TWINLUN_BIN names it.
+build_programs() {
+    bin=${TWINLUN_BIN:-}
+    [ -z "$bin" ] || return 0
+    bin=$(target_dir)/release
+    (cd "$top" && cargo build --release --locked --quiet --bins "$@")
+}
+
 # now_ms: milliseconds of the monotonic clock (it never jumps back, unlike `date`).
 now_ms() { local up; read -r up _ < /proc/uptime; printf '%s\n' "$((10#${up/./} * 10))"; }
 
