@@ -107,7 +107,10 @@ pair_up() {
 }
 
 # pair_equal: compares the data areas of both disks, byte for byte. The daemons are down.
-pair_equal() { cmp --bytes="$1" "$loop_a" "$loop_b"; }
+pair_equal() {
+    blockdev --setra 16384 "$loop_a" "$loop_b"
+    cmp --bytes="$1" "$loop_a" "$loop_b"
+}
 
 # pair_down: ends everything in the two servers' namespaces and gives the loop devices back.
 pair_down() {
