@@ -71,8 +71,9 @@ run_dir = "$work/run"
 TOML
 }
 
-# tw a|b VERB…: the command line of that server. status a|b FILTER: one value of its status, "" without a daemon.
-tw() { local node=$1; shift; ip netns exec "$net_id-$node" "$bin/twinlun" --config "$work/twinlun.toml" --node "$node" "$@"; }
+# tw a|b VERB…: the command line of that server (descriptor 4 is the crash test's hold on its load: not for daemons).
+# status a|b FILTER: one value of its status, "" without a daemon.
+tw() { local node=$1; shift; ip netns exec "$net_id-$node" "$bin/twinlun" --config "$work/twinlun.toml" --node "$node" "$@" 4>&-; }
 status() { tw "$1" status --json 2>/dev/null | jq -r "(.answer.status? // .) | $2" 2>/dev/null || true; }
 
 # daemon_pid a|b: looked up among the processes of that server's own namespace.
