@@ -576,15 +576,33 @@ fn two_clean_disks_need_no_seed_and_no_resync() {
     assert!(!events.out.contains("resync_started"), "{}", events.out);
 }
 
+impl Pair {
+    /// Nobody decides but a person. Each node has a portal of its own, as on two machines.
+    fn manual() -> Self {
+        let pair = Self::new();
+        for bench in [&pair.a, &pair.b] {
+            let text = fs::read_to_string(bench.path("t.toml")).expect("there");
+            let line = |line: &str| match line.split(' ').next() {
+                Some("path") => String::new(),
+                Some("kind") => "kind = \"manual\"\n".to_owned(),
+                Some("portals") => format!("portals = [\"127.0.0.1:{}\"]\n", free_port()),
+                _ => format!("{line}\n"),
+            };
+            fs::write(bench.path("t.toml"), text.lines().map(line).collect::<String>()).expect("written");
+        }
+        pair
+    }
+
+    fn kill(&self, name: &str) {
+        let bench = if name == "stor-a" { &self.a } else { &self.b };
+        let process = fs::read_to_string(bench.path(&format!("run/{name}.lock"))).expect("there");
+        Command::new("kill").args(["-KILL", process.trim()]).status().expect("it starts");
+    }
+}
+
 #[test]
 fn a_manual_arbiter_asks_for_the_persons_word() {
-    let pair = Pair::new();
-    for bench in [&pair.a, &pair.b] {
-        let text = fs::read_to_string(bench.path("t.toml")).expect("there");
-        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("path")).collect();
-        let text = kept.join("\n").replace("kind = \"file\"", "kind = \"manual\"");
-        fs::write(bench.path("t.toml"), text + "\n").expect("written");
-    }
+    let pair = Pair::manual();
     pair.node("stor-a", "init --yes").succeeds(&["is formatted"]);
     pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);
     let refused = pair.node("stor-a", "promote --seed");
@@ -592,4 +610,46 @@ fn a_manual_arbiter_asks_for_the_persons_word() {
     pair.node("stor-a", "promote --seed --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
     pair.node("stor-a", "events").succeeds(&["forced_promotion"]);
     pair.node("stor-a", "status").succeeds(&["arbiter manual"]);
+}
+
+#[test]
+fn a_primary_that_lost_its_peer_waits_for_the_persons_word() {
+    let pair = Pair::manual();
+    pair.up();
+    pair.node("stor-a", "promote --seed --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.kill("stor-b");
+    pair.wait("stor-a", "/health", "suspended");
+    pair.node("stor-a", "status").succeeds(&[
+        "SUSPENDED",
+        "requests wait for stor-b",
+        "--i-have-fenced stor-b",
+    ]);
+    pair.node("stor-a", "promote --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
+    pair.wait("stor-a", "/service", "alone");
+}
+
+#[test]
+fn a_split_brain_is_named_and_healed_by_a_persons_choice() {
+    let pair = Pair::manual();
+    pair.up();
+    pair.node("stor-a", "promote --seed --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
+    pair.wait("stor-a", "/health", "healthy");
+    // The person is wrong twice: each node serves alone while the other is only away.
+    pair.kill("stor-a");
+    pair.node("stor-b", "promote --force --i-have-fenced stor-a").succeeds(&["stor-b is primary"]);
+    pair.kill("stor-b");
+    pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);
+    pair.node("stor-a", "promote --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.wait("stor-a", "/health", "split_brain");
+    let status = pair.node("stor-a", "status");
+    status
+        .succeeds(&["SPLIT-BRAIN", "twinlun connect --discard-my-data, then on the other: twinlun connect"]);
+    let said = pair.node("stor-b", "connect --discard-my-data");
+    assert_eq!(said.code, 4, "data is not given up unasked: {said:?}");
+    pair.node("stor-b", "connect --discard-my-data --yes").succeeds(&["stor-b gives up its own writes"]);
+    pair.node("stor-a", "connect").succeeds(&["looks for stor-b"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.wait("stor-b", "/health", "healthy");
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::args::{Cli, ConfigVerb, ConnectArgs, EventsArgs, InitArgs, Place, PromoteArgs, UpArgs, Verb};
 use super::client::Client;
 use super::{confirm, print, print_done, print_json, render};
-use crate::daemon::api::{Answer, Request};
+use crate::daemon::api::{Answer, Request, Service};
 use crate::daemon::config::{Config, NodeConfig, Secret, units::human_bytes};
 use crate::daemon::failure::{Failure, FailureKind};
 use crate::daemon::init::{self, InitOptions};
@@ -168,7 +168,8 @@ fn wait_for_start(site: &Site, child: &mut Child, log_from: u64, patience: Durat
         if let Ok(Some(status)) = child.try_wait() {
             return Err(start_failure(site, status, log_from));
         }
-        if site.client().and_then(|mut client| client.ask(Request::Status, QUICK)).is_ok() {
+        let answer = site.client().and_then(|mut client| client.ask(Request::Status, QUICK));
+        if answer.is_ok_and(|answer| is_up(site, &answer)) {
             return Ok(());
         }
         if began.elapsed() > patience {
@@ -178,6 +179,14 @@ fn wait_for_start(site: &Site, child: &mut Child, log_from: u64, patience: Durat
             return Err(Failure::new(FailureKind::TimedOut, what, format!("look at {}", log.display())));
         }
         thread::sleep(POLL_PAUSE);
+    }
+}
+
+/// A volume without a peer is served as soon as it is up; one of a pair waits for its promotion.
+fn is_up(site: &Site, answer: &Answer) -> bool {
+    match answer {
+        Answer::Status(status) => site.config.replication.is_some() || status.service != Service::Closed,
+        _ => false,
     }
 }
 

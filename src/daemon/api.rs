@@ -322,7 +322,11 @@ impl Status {
                     "replace the disk of {here}, then twinlun init and twinlun up; {there} keeps the data"
                 )
             }
-            Health::SplitBrain | Health::Failed | Health::Degraded if refused.is_some() => return refused,
+            Health::SplitBrain => format!(
+                "choose whose newer writes may go ({here}'s or {there}'s); there: twinlun connect --discard-my-data, \
+                 then on the other: twinlun connect"
+            ),
+            Health::Failed | Health::Degraded if refused.is_some() => return refused,
             Health::Degraded if self.deaf() => {
                 format!("initiators cannot reach {here}: free its portal (twinlun events says why)")
             }
@@ -337,7 +341,7 @@ impl Status {
                     None => format!("start {there} or mend the replication network"),
                 }
             }
-            Health::SplitBrain | Health::Failed | Health::Degraded => "twinlun events says more".to_owned(),
+            Health::Failed | Health::Degraded => "twinlun events says more".to_owned(),
         };
         Some(text)
     }

@@ -225,7 +225,10 @@ impl Coordinator {
     /// A message of the peer's coordinator.
     pub fn on_control(&mut self, now: Instant, id: SessionId, message: Control, out: &mut ControlOutbox) {
         if let Some(session) = self.session.as_mut().filter(|session| session.id == id && !session.dropping) {
-            session.heard = now;
+            // A peer that does not take its leave is not waited for, however alive it is.
+            if !matches!(session.stage, Stage::Parting { .. }) {
+                session.heard = now;
+            }
             match message {
                 Control::Ping => out.push(ControlEffect::SendControl { session: id, message: Control::Pong }),
                 Control::Pong => {}

@@ -26,6 +26,9 @@ pub(super) enum Stage {
     AwaitingLead,
     /// Neither copy has data yet; the operator must choose one.
     NoData,
+    /// The two must not work together. Both find that out for themselves; the session ends when the peer has said so
+    /// too, so that neither is left to guess why the other went away.
+    Parting { discord: Discord },
     /// Both in sync, nobody serves.
     Idle,
     /// This node leads. `awaited`: the peer's next word; `steady`: nothing is left to copy or to agree on.
@@ -147,6 +150,10 @@ impl Coordinator {
     /// One step of the session, if there is one to take while no procedure runs. Returns whether there was.
     pub(super) fn step_session(&mut self, now: Instant, out: &mut ControlOutbox) -> bool {
         let Some(session) = self.session.as_mut().filter(|session| !session.dropping) else { return false };
+        if let (Stage::Meeting, Some(mine), Some(theirs)) = (session.stage, session.sent, session.peer) {
+            self.meet(mine, theirs, out);
+            return true;
+        }
         if let Some(message) = session.inbox.pop_front() {
             self.on_message(now, message, out);
             return true;
@@ -161,13 +168,6 @@ impl Coordinator {
                 self.send(Control::State(state), out);
                 true
             }
-            Stage::Meeting => match (session.sent, session.peer) {
-                (Some(mine), Some(theirs)) => {
-                    self.meet(mine, theirs, out);
-                    true
-                }
-                _ => false,
-            },
             Stage::Leading { awaited: Awaited::Clean, copy, .. } => {
                 if !self.all_clean() {
                     return false;
@@ -216,7 +216,11 @@ impl Coordinator {
             Discord::Superseded => self.superseded = true,
             Discord::PeerSuperseded => {}
             // A person must say.
-            _ => self.discord = Some(discord),
+            _ => {
+                self.discord = Some(discord);
+                self.send(Control::Bye { reason: ByeReason::Refused }, out);
+                return self.set_stage(Stage::Parting { discord });
+            }
         }
         self.drop_session(DropReason::Discord(discord), out);
     }
@@ -251,6 +255,10 @@ impl Coordinator {
             {
                 self.begin_take_over(record, out);
             }
+            (Control::Bye { .. }, Stage::Parting { discord }) => {
+                self.drop_session(DropReason::Discord(discord), out);
+            }
+            (_, Stage::Parting { .. }) => {}
             (Control::Bye { reason }, _) => self.drop_session(DropReason::Bye(reason), out),
             (Control::Ping | Control::Pong, _) => session.heard = now,
             _ => self.drop_session(DropReason::Protocol, out),
