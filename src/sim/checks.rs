@@ -178,9 +178,13 @@ impl World {
 
     /// A volatile cache is lost. If the other node's went too, unflushed writes may be gone, and that is nobody's fault.
     pub(super) fn on_cache_lost(&mut self, node: usize) {
-        if !self.nodes[node].disk.volatile {
-            return;
+        if self.nodes[node].disk.volatile {
+            self.on_copy_lost(node);
         }
+    }
+
+    /// What the node holds only in its cache, or on a disk that has failed, is not counted on any more.
+    pub(super) fn on_copy_lost(&mut self, node: usize) {
         let tick = self.tick();
         self.nodes[node].cache_lost_at = tick;
         let other = self.nodes[1 - node].cache_lost_at;

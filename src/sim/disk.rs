@@ -68,6 +68,8 @@ pub struct Done {
 #[derive(Debug)]
 pub struct SimDisk {
     pub volatile: bool,
+    /// A flush has failed: none succeeds any more before the device is opened anew.
+    flush_failed: bool,
     now: Vec<u64>,
     safe: Vec<u64>,
     cache: Vec<Cached>,
@@ -86,6 +88,7 @@ impl SimDisk {
     pub fn new(sectors: u64, volatile: bool) -> Self {
         Self {
             volatile,
+            flush_failed: false,
             now: vec![0; sectors as usize],
             safe: vec![0; sectors as usize],
             cache: Vec::new(),
@@ -151,6 +154,8 @@ impl SimDisk {
     pub fn complete(&mut self, id: u64, fail: bool, rng: &mut Rng) -> Option<Done> {
         let at = self.running.iter().position(|running| running.id == id)?;
         let Running { owner, job, .. } = self.running.swap_remove(at);
+        let fail = fail || (self.flush_failed && matches!(job, Job::Flush { .. }));
+        self.flush_failed |= fail && matches!(job, Job::Flush { .. });
         let mut done = Done { owner, good: !fail, read: None, page: None };
         match job {
             Job::Read { start, count, to } => {
@@ -277,6 +282,7 @@ impl SimDisk {
 
     /// The process is gone: what is under way is done, torn or dropped before anybody can open the device again.
     pub fn on_process_gone(&mut self, rng: &mut Rng) {
+        self.flush_failed = false;
         let mut running = core::mem::take(&mut self.running);
         while !running.is_empty() {
             let at = rng.below(running.len() as u64) as usize;

@@ -132,6 +132,7 @@ impl World {
     fn pause(&mut self, node: usize) -> Verdict {
         let longest = self.setup.peer_timeout.as_nanos() as u64 * 3;
         let until = self.now + self.rng.range(MILLISECOND, longest);
+        let until = until.max(self.nodes[node].paused_until);
         self.nodes[node].paused_until = until;
         self.log(|| format!("node {node} is stopped until {until}"));
         self.at(until, Event::Resume { node });

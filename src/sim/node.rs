@@ -569,11 +569,13 @@ impl World {
         let Some(done) = this.disk.complete(op, fail, &mut self.rng) else { return Ok(()) };
         if fail {
             this.error_left -= 1;
+        }
+        if !done.good {
             this.disk_failed = true;
             self.log(|| format!("node {node}: disk error for {:?}", done.owner));
             self.cover.load(node, &self.nodes[node]);
             // Whatever failed, the device's cache is not to be relied on any more.
-            self.on_cache_lost(node);
+            self.on_copy_lost(node);
         }
         let machine = self.nodes[node].machine.as_mut().expect("operations end with the process");
         if let Some((to, data)) = done.read {

@@ -37,6 +37,11 @@ pub(super) enum Goal {
     EndIdleSync {
         session: SessionId,
     },
+    /// Nobody serves and the other copy is to be overwritten: flush this one first.
+    FlushSource {
+        session: SessionId,
+        copy: Copy,
+    },
     /// Follow a leader.
     Follow {
         session: SessionId,
@@ -94,7 +99,11 @@ impl Procedure {
     pub fn lets_peer_in(&self) -> bool {
         matches!(
             self.goal,
-            Goal::AddPeer { .. } | Goal::EndIdleSync { .. } | Goal::Follow { .. } | Goal::FinishTarget { .. }
+            Goal::FlushSource { .. }
+                | Goal::AddPeer { .. }
+                | Goal::EndIdleSync { .. }
+                | Goal::Follow { .. }
+                | Goal::FinishTarget { .. }
         ) || matches!(self.goal, Goal::Commit { .. })
             || matches!(self.goal, Goal::Promote { beside: Some(_), .. })
     }
@@ -196,6 +205,14 @@ impl Coordinator {
         self.settle_without_link(Service::Closed, out);
         let goal = Goal::Promote { ticket: None, seed: false, force: None, beside: Some(session) };
         self.begin(goal, Wait::Settled);
+    }
+
+    /// The target's copy counts for nothing from now on, so what this one has only in its cache must not be lost.
+    pub(super) fn begin_flush_source(&mut self, copy: Copy, out: &mut ControlOutbox) {
+        let session = self.session.as_ref().expect("two meet in a session").id;
+        self.set_stage(Stage::AwaitingFlush);
+        let op = self.flush(out);
+        self.begin(Goal::FlushSource { session, copy }, Wait::Flushed(op));
     }
 
     pub(super) fn begin_following(
@@ -331,8 +348,10 @@ impl Coordinator {
         // The disk may never answer what it was asked, so nothing is waited for but the arbiter.
         let peer = self.me().peer();
         self.begin(Goal::Surrender, Wait::Settled);
-        let proposed = Record { primary: Some(peer), in_sync: NodeSet::only(peer), ..Record::default() };
-        self.swap(self.superblock.record, proposed, out);
+        // Nobody is made the only copy by another's word: the peer may have to flush first, or lack writes itself. It asks
+        // for that when it promotes; this node knows from its superblock that it is not to be trusted.
+        let record = self.superblock.record;
+        self.swap(record, Record { primary: Some(peer), ..record }, out);
         true
     }
 
@@ -381,7 +400,7 @@ impl Coordinator {
                 self.superblock.flags.outdated |= !self.superblock.record.in_sync.contains(self.me());
                 self.record(out);
             }
-            Goal::Surrender => {}
+            Goal::Surrender | Goal::FlushSource { .. } => {}
         }
     }
 
@@ -401,6 +420,12 @@ impl Coordinator {
         }
         match goal {
             Goal::GoAlone => self.ask_alone(out),
+            Goal::FlushSource { session, copy } => {
+                self.done();
+                if self.is_current(session) {
+                    self.begin_leading(copy, out);
+                }
+            }
             Goal::Promote { .. } => self.ask_promotion(out),
             Goal::Switchover { .. } => {
                 let record = self.superblock.record;
@@ -608,7 +633,7 @@ impl Coordinator {
                 self.reply(Some(ticket), Ok(()), out);
             }
             Goal::Switchover { ticket } => self.hand_over(ticket, out),
-            Goal::Fence | Goal::Surrender => self.done(),
+            Goal::Fence | Goal::Surrender | Goal::FlushSource { .. } => self.done(),
         }
     }
 

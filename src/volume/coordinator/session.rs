@@ -24,6 +24,8 @@ pub(super) enum Stage {
     Meeting,
     /// Decided that the peer leads; its `Lead` has not come yet.
     AwaitingLead,
+    /// Decided that this node leads and copies; it flushes first.
+    AwaitingFlush,
     /// Neither copy has data yet; the operator must choose one.
     NoData,
     /// The two must not work together. Both find that out for themselves; the session ends when the peer has said so
@@ -198,6 +200,9 @@ impl Coordinator {
             Err(Discord::NoData) => self.set_stage(Stage::NoData),
             Ok(Relation::Idle) => self.set_stage(Stage::Idle),
             Ok(Relation::Follow(_)) => self.set_stage(Stage::AwaitingLead),
+            Ok(Relation::Lead(copy)) if copy != Copy::Nothing && self.role == Role::Secondary => {
+                self.begin_flush_source(copy, out);
+            }
             Ok(Relation::Lead(copy)) => self.begin_leading(copy, out),
             Err(discord) => self.fall_out(discord, out),
         }
