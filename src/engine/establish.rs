@@ -350,6 +350,11 @@ impl Establish {
         }
     }
 
+    /// Is there something that [`flush`](Self::flush) would do?
+    pub fn has_more(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// End of the turn: sends, receives, and what waited for a send.
     pub fn flush(&mut self, plumbing: &mut Plumbing) {
         while let Some(key) = self.dirty.pop() {

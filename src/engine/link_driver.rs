@@ -233,6 +233,11 @@ impl LinkDriver {
         self.events.pop()
     }
 
+    /// Is there something that [`flush`](Self::flush) would do?
+    pub fn has_more(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// End of the turn: one send and one receive for each link that has use for it.
     pub fn flush(&mut self, plumbing: &mut Plumbing) {
         while let Some(key) = self.dirty.pop() {

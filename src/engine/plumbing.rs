@@ -117,6 +117,11 @@ impl Plumbing {
         }
     }
 
+    /// No request and no answer waits to be carried on.
+    pub fn has_settled(&self) -> bool {
+        self.requests.is_empty() && self.completions.is_empty()
+    }
+
     /// Says whether this shard has nothing under way; true when that holds for all of them. A request on its way between
     /// shards has a connection at its origin, which is not quiet then.
     pub fn say_quiet(&self, quiet: bool) -> bool {

@@ -70,7 +70,7 @@ impl EnginePlan {
 /// What may be tried out; the defaults are right.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// How long a shard looks for news before it sleeps. Zero: it sleeps at once.
+    /// How long a shard looks for news before it sleeps, as long as that pays. Zero: it sleeps at once.
     pub spin: Duration,
     /// Pin the data buffers once (costs their whole memory) instead of for every operation.
     pub pin_buffers: bool,
@@ -78,9 +78,12 @@ pub struct Tuning {
     pub buffers: Option<ArenaPlan>,
 }
 
+/// About what a sleep and a wake-up cost together.
+const SPIN: Duration = Duration::from_micros(20);
+
 impl Default for Tuning {
     fn default() -> Self {
-        Self { spin: Duration::ZERO, pin_buffers: true, buffers: None }
+        Self { spin: SPIN, pin_buffers: true, buffers: None }
     }
 }
 

@@ -25,6 +25,43 @@ const BACKLOG_SLEEP: Duration = Duration::from_micros(50);
 /// How long the end of a shard waits for what is under way.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// When to look for news awake before sleeping: as long as it pays. A wake-up costs both sides more than a short look;
+/// a look in vain costs the core, and another thread on it its turn.
+struct Spin {
+    /// How long to look. Zero: never.
+    limit: Duration,
+    /// Looks in vain in a row.
+    misses: u32,
+    /// Sleeps until the next try.
+    pause: u32,
+}
+
+/// log2 of the most sleeps between two tries.
+const SPIN_PAUSE_MAX: u32 = 8;
+
+impl Spin {
+    fn new(limit: Duration) -> Self {
+        Self { limit, misses: 0, pause: 0 }
+    }
+
+    fn is_worthwhile(&mut self) -> bool {
+        if self.limit.is_zero() {
+            return false;
+        }
+        self.pause = self.pause.saturating_sub(1);
+        self.pause == 0
+    }
+
+    fn found(&mut self) {
+        self.misses = 0;
+    }
+
+    fn missed(&mut self) {
+        self.misses = (self.misses + 1).min(SPIN_PAUSE_MAX);
+        self.pause = 1 << self.misses;
+    }
+}
+
 /// See the module.
 pub struct Shard {
     pub plumbing: Plumbing,
@@ -33,8 +70,7 @@ pub struct Shard {
     pub links: LinkDriver,
     /// What only shard 0 does.
     pub zero: Option<Box<Zero>>,
-    /// Looked for news this long before sleeping.
-    spin: Duration,
+    spin: Spin,
     stopping: Option<Instant>,
 }
 
@@ -49,7 +85,15 @@ impl Shard {
         let descriptor = plumbing.mesh.waker().descriptor()?;
         let wake = plumbing.reactor.adopt(descriptor);
         plumbing.reactor.arm_wake(&wake);
-        Ok(Self { plumbing, target, volume, links: LinkDriver::default(), zero, spin, stopping: None })
+        Ok(Self {
+            plumbing,
+            target,
+            volume,
+            links: LinkDriver::default(),
+            zero,
+            spin: Spin::new(spin),
+            stopping: None,
+        })
     }
 
     /// Turns until told to stop and everything under way has ended.
@@ -84,42 +128,56 @@ impl Shard {
         self.settle();
     }
 
-    /// Says what the turn has to say.
+    /// Says what the turn has to say, and what that brings about on this shard.
     fn finish_turn(&mut self) {
-        self.target.flush(&mut self.plumbing);
-        self.links.flush(&mut self.plumbing);
-        self.with_zero(|zero, shard| zero.flush(shard));
-        self.settle();
+        loop {
+            self.with_zero(|zero, shard| zero.flush(shard));
+            self.settle();
+            self.target.flush(&mut self.plumbing);
+            self.links.flush(&mut self.plumbing);
+            let said = !self.target.has_more() && !self.links.has_more();
+            if said && self.plumbing.has_settled() && self.zero.as_ref().is_none_or(|zero| !zero.has_more()) {
+                break;
+            }
+        }
         self.plumbing.mesh.flush();
     }
 
     /// The system call of the turn. Sleeps unless there is news.
     fn sleep(&mut self) {
-        let Plumbing { reactor, mesh, .. } = &mut self.plumbing;
-        if !self.spin.is_zero() {
-            reactor.turn(Wait::No);
-            let begun = WallInstant::now();
-            while !reactor.has_completions() && !reactor.has_news() && !mesh.has_messages() {
-                if begun.elapsed() >= self.spin {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
-            if reactor.has_completions() {
-                return;
-            }
+        if self.spin.is_worthwhile() && self.look_for_news() {
+            return;
         }
         let limit = self.sleep_limit();
         let Plumbing { reactor, mesh, .. } = &mut self.plumbing;
-        let has_control = self.zero.as_ref().is_some_and(|zero| zero.has_control());
-        if has_control
-            || limit.is_zero()
-            || !mesh.fall_asleep(|| self.zero.as_ref().is_some_and(|zero| zero.has_control()))
-        {
+        let has_control = || self.zero.as_ref().is_some_and(|zero| zero.has_control());
+        if has_control() || limit.is_zero() || !mesh.fall_asleep(has_control) {
             return reactor.turn(Wait::No);
         }
         reactor.turn(Wait::AtMost(limit));
         mesh.wake_up();
+    }
+
+    /// Submits and looks for news for a while, awake. True: there is some.
+    fn look_for_news(&mut self) -> bool {
+        let Plumbing { reactor, mesh, .. } = &mut self.plumbing;
+        reactor.turn(Wait::No);
+        if reactor.has_completions() {
+            return true;
+        }
+        let begun = WallInstant::now();
+        loop {
+            if reactor.has_news() || mesh.has_messages() {
+                self.spin.found();
+                reactor.turn(Wait::No);
+                return true;
+            }
+            if begun.elapsed() >= self.spin.limit {
+                self.spin.missed();
+                return false;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     fn sleep_limit(&self) -> Duration {

@@ -422,6 +422,11 @@ impl TargetDriver {
         }
     }
 
+    /// Is there something that [`flush`](Self::flush) would do?
+    pub fn has_more(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// End of the turn: one send and one receive for each connection that has use for it.
     pub fn flush(&mut self, plumbing: &mut Plumbing) {
         while let Some(number) = self.dirty.pop() {

@@ -123,6 +123,11 @@ impl Zero {
         self.drain(shard);
     }
 
+    /// Is there something that [`flush`](Self::flush) would do?
+    pub fn has_more(&self) -> bool {
+        self.establish.as_ref().is_some_and(Establish::has_more)
+    }
+
     /// End of the turn.
     pub fn flush(&mut self, shard: &mut Shard) {
         if let Some(establish) = &mut self.establish {
