@@ -233,11 +233,10 @@ impl Establish {
             Ok(fd) => {
                 self.arm_accept(plumbing);
                 // Whoever comes while no session may be made is closed at once and comes again.
-                if self.allowed
-                    && self.links.len() < PENDING_MAX
-                    && let Err(error) = self.welcome(fd, plumbing)
-                {
-                    log::warn!("a connection from the peer could not be taken: {error}");
+                if self.allowed && self.links.len() < PENDING_MAX {
+                    if let Err(error) = self.welcome(fd, plumbing) {
+                        log::warn!("a connection from the peer could not be taken: {error}");
+                    }
                 }
             }
             Err(libc::ECANCELED) => {}
@@ -378,9 +377,10 @@ impl Establish {
     // ---- making links ----
 
     fn arm_accept(&mut self, plumbing: &mut Plumbing) {
-        if let Some(listener) = &self.listener
-            && !self.listening
-        {
+        if self.listening {
+            return;
+        }
+        if let Some(listener) = &self.listener {
             self.listening = true;
             plumbing.reactor.accept(listener, ListenFor::Peer);
         }
@@ -508,12 +508,13 @@ impl Establish {
     /// A control link needs no hand-over: it becomes the session's at once.
     fn step(&mut self, key: Key, plumbing: &mut Plumbing) {
         let Some(link) = self.links.get_mut(key) else { return };
-        if let State::HandingOff(established) = link.state
-            && established.purpose == Purpose::Control
-        {
-            link.state = State::Control;
-            link.until = None;
-            self.begin_session(key, &established, plumbing);
+        match link.state {
+            State::HandingOff(established) if established.purpose == Purpose::Control => {
+                link.state = State::Control;
+                link.until = None;
+                self.begin_session(key, &established, plumbing);
+            }
+            _ => {}
         }
     }
 
@@ -574,9 +575,7 @@ impl Establish {
     // ---- ends ----
 
     fn list(&mut self, key: Key) {
-        if let Some(link) = self.links.get_mut(key)
-            && !link.listed
-        {
+        if let Some(link) = self.links.get_mut(key).filter(|link| !link.listed) {
             link.listed = true;
             self.dirty.push(key);
         }
@@ -615,10 +614,9 @@ impl Establish {
 
     fn end_handshakes(&mut self, plumbing: &mut Plumbing) {
         for number in 0..self.links.slots() {
-            if let Some(key) = self.links.key_at(number)
-                && let Some(link) = self.links.get(key)
-                && !matches!(link.state, State::Control | State::Leaving)
-            {
+            let Some(key) = self.links.key_at(number) else { continue };
+            let Some(link) = self.links.get(key) else { continue };
+            if !matches!(link.state, State::Control | State::Leaving) {
                 self.end(key, plumbing);
             }
         }

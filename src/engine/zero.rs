@@ -63,9 +63,9 @@ impl Zero {
     }
 
     pub fn on_start(&mut self, shard: &mut Shard) {
-        if let Some(establish) = &mut self.establish
-            && let Err(error) = establish.on_start(&mut shard.plumbing)
-        {
+        let started =
+            self.establish.as_mut().map_or(Ok(()), |establish| establish.on_start(&mut shard.plumbing));
+        if let Err(error) = started {
             self.tell(EngineEvent::Failed { why: format!("cannot listen for the peer: {error}") });
         }
         self.coordinator.on_start(shard.plumbing.now, &mut self.out);
@@ -92,10 +92,10 @@ impl Zero {
             self.coordinator.on_timer(now, &mut self.out);
             self.drain(shard);
         }
-        if let Some(establish) = &mut self.establish
-            && establish.deadline().is_some_and(|at| at <= now)
-        {
-            establish.on_timer(&mut shard.plumbing);
+        if let Some(establish) = &mut self.establish {
+            if establish.deadline().is_some_and(|at| at <= now) {
+                establish.on_timer(&mut shard.plumbing);
+            }
         }
         if self.listen_again.is_some_and(|at| at <= now) {
             self.serve(true, shard);

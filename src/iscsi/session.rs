@@ -1,6 +1,6 @@
 //! The full feature phase of a session: numbers, tasks, and what follows from each request.
 //!
-//! MaxConnections is 1, so a session lives inside its connection; it is keyed by [`NexusName`] all the same, and nothing
+//! MaxConnections is 1, so a session lives inside its connection; it is keyed by [`NexusName`](super::NexusName) all the same, and nothing
 //! in it knows of the byte stream.
 //!
 //! Invariants: every admitted command is answered exactly once or aborted; StatSN rises by one with every PDU that

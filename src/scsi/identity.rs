@@ -1,5 +1,5 @@
 //! Who the disk says it is. Comes from the pair's replicated metadata, the same bytes on both nodes, so that a
-//! takeover shows the initiator the disk that it knew (DESIGN S4).
+//! takeover shows the initiator the disk that it knew (S4).
 
 use alloc::string::String;
 use core::fmt;

@@ -6,7 +6,7 @@
 //! operations complete in any order; overlapping writes under way land in any order, and a read beside a write returns
 //! either version of each sector. A flush makes durable what had completed before it began.
 //!
-//! For the checker of D4 the disk tells what may be left of a sector after a loss of power ([`SimDisk::certain`]).
+//! For the checker of D4 the disk tells what may be left of a sector after a loss of power ([`SimDisk::surely_equal`]).
 
 use std::collections::BTreeMap;
 

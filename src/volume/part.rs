@@ -2,7 +2,7 @@
 //!
 //! This file is the door: it takes each input, hands it to the right file, and afterwards checks what the input may
 //! have set free ([`Part::settle`]). The ways of the work are in
-//! - [`primary`](super::primary): initiators' requests on the serving node (DESIGN §4, hops 4 to 8),
+//! - [`primary`](super::primary): initiators' requests on the serving node (hops 4 to 8 of the [crate]),
 //! - [`follower`](super::follower): the peer's writes on the other node,
 //! - [`resync`](super::resync): copying out-of-sync blocks while writes go on,
 //! - [`posture`](super::posture): taking up what the coordinator says.

@@ -1,4 +1,4 @@
-//! Initiators' requests on the node that serves (DESIGN §4, hops 4 to 8).
+//! Initiators' requests on the node that serves (hops 4 to 8 of the [crate]).
 //!
 //! A write: its range, then its extent hot on disk, then the local disk and the peer at the same time, then the answer
 //! when both have it. A read: its range, then the local disk and, beside it, the peer's confirmation that this node

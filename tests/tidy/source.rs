@@ -122,6 +122,33 @@ impl Source {
         found
     }
 
+    /// Lines of `if let … && …` and `… && let …`.
+    pub fn let_chains(&self) -> Vec<usize> {
+        let later = self.blanked.match_indices("&& let ").map(|(at, _)| at);
+        let first = self.blanked.match_indices("if let ").map(|(at, _)| at).filter(|at| self.is_chained(*at));
+        let mut lines: Vec<usize> = later.chain(first).map(|at| self.line_of(at)).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        lines
+    }
+
+    /// Is there a `&&` outside all brackets between the `=` of this `if let` and the brace of its block?
+    fn is_chained(&self, at: usize) -> bool {
+        let bytes = self.blanked.as_bytes();
+        let (mut depth, mut bound) = (0usize, false);
+        for (index, byte) in bytes.iter().enumerate().skip(at) {
+            match byte {
+                b'{' if bound && depth == 0 => return false,
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                b'=' if depth == 0 => bound = true,
+                b'&' if bound && depth == 0 && bytes.get(index + 1) == Some(&b'&') => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
     fn line_of(&self, at: usize) -> usize {
         self.blanked.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1
     }
@@ -352,6 +379,13 @@ mod tests {
         let found: Vec<_> = source.functions().into_iter().map(|f| (f.name, f.line, f.lines)).collect();
         assert_eq!(found, [("a".to_string(), 1, 6)]);
         assert_eq!(source.product_lines().count(), 6);
+    }
+
+    #[test]
+    fn let_chains_are_found() {
+        let text = "if let Some(x) = f(a && b) {\n}\nif let A { b, .. } = c\n    && d {\n}\nif a\n    && let Some(x) = y {\n}\n";
+        let source = Source::new("src/wire/x.rs".into(), text.into());
+        assert_eq!(source.let_chains(), [3, 7]);
     }
 
     #[test]
