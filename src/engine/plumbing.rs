@@ -92,10 +92,10 @@ impl Plumbing {
         Self { now, shard, geometry, reactor, pool, mesh, quiet, requests, completions }
     }
 
-    /// Sends a request to the owner of its lane. A flush may go anywhere, so it stays here.
+    /// Sends a request to the owner of its lane. A flush may go to any shard with a lane, for only those have links.
     pub fn route(&mut self, request: BlockRequest) {
         let owner = match request.op {
-            BlockOp::Flush => self.shard,
+            BlockOp::Flush => ShardId((u16::from(self.shard.0) % self.geometry.lanes) as u8),
             BlockOp::Read | BlockOp::Write { .. } => {
                 let lane = self.geometry.lane_of(self.geometry.extent_of(request.range.start));
                 ShardId((lane.0 % u16::from(self.mesh.shards())) as u8)

@@ -142,7 +142,8 @@ impl Part {
             _ => FrameKind::FlushAck,
         };
         if !work.orphan {
-            let lane = self.lanes[usize::from(work.lane)].id;
+            // A flush concerns no lane, and a shard may have none.
+            let lane = self.lanes.get(usize::from(work.lane)).map_or(LaneId(0), |lane| lane.id);
             let mut header = FrameHeader::new(kind, lane, work.epoch);
             header.status = status;
             header.sequence = work.sequence;

@@ -79,6 +79,8 @@ pub struct Part {
     pub(super) parked: Vec<u32>,
     pub(super) resync_free: Vec<BufId>,
     pub(super) fault_reported: bool,
+    /// No extent can be made hot any more.
+    pub(super) metadata_failed: bool,
     pub(super) stats: PartStats,
     /// Reused lists of slots that may go on.
     pub(super) ready: Vec<u32>,
@@ -122,6 +124,7 @@ impl Part {
             parked: Vec::new(),
             resync_free,
             fault_reported: false,
+            metadata_failed: false,
             stats: PartStats::default(),
             ready: Vec::new(),
             next_background_flush: None,
@@ -305,10 +308,11 @@ impl Part {
 
     fn on_page_written(&mut self, op: OpId, result: DiskResult, out: &mut Outbox) {
         if result == DiskResult::Error {
-            // Without metadata nothing may be promised any more. What waits for the page goes on waiting; the
-            // coordinator takes the node out of service.
+            // Without metadata nothing may be promised any more. What waits for the page goes on waiting until the
+            // coordinator has taken the node out of service; there is no other copy to wait for if it is alone.
+            self.metadata_failed = true;
             self.report_disk_fault(out);
-            return;
+            return self.fail_log_waiters(out);
         }
         let index = (op.0 >> 32 & 0xFFFF) as usize;
         let number = op.0 as u32;

@@ -153,9 +153,9 @@ impl Part {
             (Stage::Log, _) => {
                 let waited = self.lanes[lane].forget_waiter(slot);
                 assert!(waited, "a request that waits for the log is in one of the lists");
-                self.refuse_holder(slot, out);
+                self.refuse_holder(slot, BlockStatus::NotServing, out);
             }
-            (Stage::Ready, _) => self.refuse_holder(slot, out),
+            (Stage::Ready, _) => self.refuse_holder(slot, BlockStatus::NotServing, out),
         }
     }
 
@@ -185,6 +185,7 @@ impl Part {
                 (stage, _) => unreachable!("parked in stage {stage:?}"),
             }
         }
+        self.fail_log_waiters(out);
         let stable = self.flushes.stable();
         self.on_stable(stable, out);
     }

@@ -73,7 +73,7 @@ impl Part {
     pub(super) fn begin(&mut self, slot: u32, out: &mut Outbox) {
         match self.posture.service {
             Service::Held => return self.park(slot, Stage::Ready),
-            Service::Closed => return self.refuse_holder(slot, out),
+            Service::Closed => return self.refuse_holder(slot, BlockStatus::NotServing, out),
             Service::Standalone | Service::Alone | Service::Both => {}
         }
         if self.works.get(slot).kind == Kind::Read {
@@ -118,6 +118,9 @@ impl Part {
         if self.posture.service == Service::Standalone {
             return self.issue_write(slot, out);
         }
+        if self.metadata_failed && self.posture.service == Service::Alone {
+            return self.refuse_holder(slot, BlockStatus::MediumError, out);
+        }
         let skip = self.config.mutants.has(Mutant::SkipActivityLogWait);
         let lane = &mut self.lanes[usize::from(work.lane)];
         match lane.touch(work.range) {
@@ -149,7 +152,7 @@ impl Part {
     pub(super) fn issue_write(&mut self, slot: u32, out: &mut Outbox) {
         match self.posture.service {
             Service::Held => return self.park(slot, Stage::Ready),
-            Service::Closed => return self.refuse_holder(slot, out),
+            Service::Closed => return self.refuse_holder(slot, BlockStatus::NotServing, out),
             Service::Standalone | Service::Alone | Service::Both => {}
         }
         let op = self.works.name(slot);
@@ -254,14 +257,29 @@ impl Part {
         self.complete(slot, status, out);
     }
 
-    /// A request that holds its range but was not issued, on a node that closed.
-    pub(super) fn refuse_holder(&mut self, slot: u32, out: &mut Outbox) {
+    /// The only copy cannot keep its activity log: the writes that wait for it fail.
+    pub(super) fn fail_log_waiters(&mut self, out: &mut Outbox) {
+        if !self.metadata_failed || self.posture.service != Service::Alone {
+            return;
+        }
+        for slot in 0..self.works.slots() {
+            if !self.works.is_live(slot) || self.works.get(slot).stage != Stage::Log {
+                continue;
+            }
+            let lane = usize::from(self.works.get(slot).lane);
+            self.lanes[lane].forget_waiter(slot);
+            self.refuse_holder(slot, BlockStatus::MediumError, out);
+        }
+    }
+
+    /// A request that holds its range but was not issued and will not be.
+    pub(super) fn refuse_holder(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
         let work = *self.works.get(slot);
         if matches!(work.kind, Kind::Write { .. }) && work.number == 1 {
             self.lanes[usize::from(work.lane)].write_ends(work.range, None);
         }
         self.release_range(slot, out);
-        self.complete(slot, BlockStatus::NotServing, out);
+        self.complete(slot, status, out);
     }
 
     // ---- the peer's answers ----

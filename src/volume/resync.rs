@@ -28,6 +28,8 @@ const RUN_BYTES: usize = 8;
 const RUN_BLOCKS_MAX: u16 = (CHUNK_BYTES as u64 / BITMAP_BLOCK_BYTES) as u16;
 /// Acknowledged runs after which the source asks the target to flush even though more is on its way.
 const UNFLUSHED_MAX: usize = 1024;
+/// Runs that a target's lane remembers until the next flush.
+const APPLIED_MAX: usize = 8 * 1024;
 
 /// One lane's side of a resync.
 #[derive(Debug, Default)]
@@ -51,7 +53,11 @@ impl LaneSync {
     }
 
     pub(super) fn applied(&mut self, range: BlockRange) {
-        self.applied.push(range);
+        // A peer with fewer shards may never send this one a flush. What is not remembered keeps its bit until the
+        // end of the resync.
+        if self.applied.len() < APPLIED_MAX {
+            self.applied.push(range);
+        }
     }
 
     pub(super) fn on_target_flush_begins(&mut self, number: u64) {

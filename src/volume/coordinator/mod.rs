@@ -263,6 +263,7 @@ impl Coordinator {
             }
             PartReport::DiskFault { .. } => {
                 self.on_disk_fault(out);
+                // It may wait for this very part, whose metadata cannot be written any more.
                 self.give_up_procedure(out);
             }
         }

@@ -31,6 +31,10 @@ impl Coordinator {
             Some(Procedure { wait: Wait::Person(proposed), .. }) => Some(proposed),
             _ => None,
         };
+        if command == OperatorCommand::Stop && self.disk_failed {
+            self.stop_without_disk(ticket, out);
+            return true;
+        }
         match (command, waiting) {
             (OperatorCommand::Promote { i_have_fenced: Some(node), .. }, Some(proposed)) => {
                 if node == self.me() {
@@ -46,14 +50,31 @@ impl Coordinator {
                 self.reply(Some(ticket), Err(Refusal::NeedsOperator), out);
                 true
             }
-            (OperatorCommand::Stop, Some(_)) => {
-                // Nothing is served and nothing can be decided: stopping loses nothing that was promised.
+            (OperatorCommand::Stop, _) if waiting.is_some() || self.is_asking_to_go_alone() => {
+                // Nothing is served and nothing can be decided: stopping loses nothing that was promised. If the
+                // arbiter agrees later it names a node that has everything.
                 self.procedure = None;
                 self.begin_wind_down(Goal::Stop { ticket }, out);
                 true
             }
             _ => false,
         }
+    }
+
+    /// Held, flushed, and the arbiter does not answer.
+    fn is_asking_to_go_alone(&self) -> bool {
+        matches!(self.procedure, Some(Procedure { goal: Goal::GoAlone, wait: Wait::Swap(_) }))
+    }
+
+    /// There is nothing to drain to and nothing to record on.
+    fn stop_without_disk(&mut self, ticket: Ticket, out: &mut ControlOutbox) {
+        self.give_up_procedure(out);
+        self.procedure = None;
+        self.stopped = true;
+        self.drop_session(DropReason::OnPurpose, out);
+        self.close_for_good(out);
+        out.push(ControlEffect::Event(Event::Stopped));
+        self.reply(Some(ticket), Ok(()), out);
     }
 
     /// Takes the next request of the queue. Returns whether something was done.

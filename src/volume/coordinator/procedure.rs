@@ -273,6 +273,9 @@ impl Coordinator {
     pub(super) fn begin_end_idle_sync(&mut self, out: &mut ControlOutbox) {
         let session = self.session.as_ref().expect("a leader has a session").id;
         self.superblock.generations.back_in_sync();
+        // The copies are equal: this one lacks nothing that the other has.
+        self.suspect = false;
+        self.superblock.flags.outdated = false;
         let op = self.write_superblock(out);
         self.begin(Goal::EndIdleSync { session }, Wait::Recorded(op));
     }
@@ -339,12 +342,17 @@ impl Coordinator {
             self.superblock.flags.outdated = true;
             self.write_superblock(out);
         }
-        if self.role == Role::Secondary || !shared {
+        if self.role == Role::Secondary {
             return true;
         }
-        self.set_serving(false, out);
-        self.role = Role::Secondary;
-        self.settle_without_link(Service::Closed, out);
+        if !shared {
+            // The only copy answers with errors where it is bad. Not if it waits for what cannot come any more.
+            if matches!(self.posture.service, Service::Held | Service::Both) {
+                self.close_for_good(out);
+            }
+            return true;
+        }
+        self.close_for_good(out);
         // The disk may never answer what it was asked, so nothing is waited for but the arbiter.
         let peer = self.me().peer();
         self.begin(Goal::Surrender, Wait::Settled);
@@ -353,6 +361,13 @@ impl Coordinator {
         let record = self.superblock.record;
         self.swap(record, Record { primary: Some(peer), ..record }, out);
         true
+    }
+
+    /// Serves no more, whatever the disk still owes.
+    pub(super) fn close_for_good(&mut self, out: &mut ControlOutbox) {
+        self.set_serving(false, out);
+        self.role = Role::Secondary;
+        self.settle_without_link(Service::Closed, out);
     }
 
     // ---- completions ----
@@ -499,12 +514,9 @@ impl Coordinator {
         if self.suspect && !only_me && force.is_none() {
             return self.refuse_promotion(Refusal::MayLackWrites, out);
         }
-        if self.superblock.flags.just_created {
-            if !seed || !(fresh || force.is_some()) {
-                return self.refuse_promotion(Refusal::NeverSynced, out);
-            }
-            self.superblock.flags.just_created = false;
-            self.superblock.generations = Generations::new(self.fresh());
+        let may_be_seeded = seed && (fresh || force.is_some());
+        if self.superblock.flags.just_created && !may_be_seeded {
+            return self.refuse_promotion(Refusal::NeverSynced, out);
         }
         self.superblock.record = hint;
         // Beside a peer that the record leaves out this node serves alone first; the resync counts the peer in.
@@ -542,6 +554,11 @@ impl Coordinator {
         let Some(Procedure { goal, .. }) = self.procedure else { return };
         let alone = record.in_sync == NodeSet::only(self.me());
         self.superblock.record = record;
+        if self.superblock.flags.just_created && matches!(goal, Goal::Promote { .. }) {
+            // What is on this disk is the first copy now, and not before: another node may have been faster.
+            self.superblock.flags.just_created = false;
+            self.superblock.generations = Generations::new(self.fresh());
+        }
         if alone && record.primary == Some(self.me()) {
             self.start_generation();
         }

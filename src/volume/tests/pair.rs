@@ -142,6 +142,17 @@ pub struct Arbiter {
     pub is_person: bool,
 }
 
+/// What may be found in a block. Tests write rising values.
+#[derive(Clone, Debug, Default)]
+struct Written {
+    answered: u8,
+    /// Written since, and not answered.
+    open: BTreeSet<u8>,
+    /// The last value that a flush or FUA made a promise of.
+    flushed: u8,
+    issued: BTreeSet<u8>,
+}
+
 pub struct Pair {
     pub nodes: [Node; 2],
     pub arbiter: Arbiter,
@@ -155,9 +166,12 @@ pub struct Pair {
     /// No session is made while set.
     pub unplugged: bool,
     layout: Layout,
-    /// For every block: the last answered value, and values written since whose answer is open.
-    written: BTreeMap<u64, (u8, BTreeSet<u8>)>,
-    writes: BTreeMap<u64, (u64, u8)>,
+    written: BTreeMap<u64, Written>,
+    writes: BTreeMap<u64, (u64, u8, bool)>,
+    /// Flushes and the answered values when they began.
+    flushes: BTreeMap<u64, BTreeMap<u64, u8>>,
+    /// What failed checks say of the run.
+    pub context: String,
 }
 
 impl Pair {
@@ -177,6 +191,8 @@ impl Pair {
             layout,
             written: BTreeMap::new(),
             writes: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            context: String::new(),
         };
         for (number, shards) in shards.into_iter().enumerate() {
             pair.nodes[number].shards = shards;
@@ -345,14 +361,12 @@ impl Pair {
         self.command(number, OperatorCommand::Promote { seed: false, i_have_fenced: None })
     }
 
-    fn request(&mut self, number: usize, op: BlockOp, first: u64, data: Vec<u8>) -> u64 {
+    fn request(&mut self, number: usize, shard: usize, op: BlockOp, first: u64, data: Vec<u8>) -> u64 {
         self.names += 1;
         let name = self.names;
-        let process = self.nodes[number].process.as_mut().expect("the node runs");
         let buf = BufId(name as u32 | 1 << 31);
         let range = BlockRange::new(Lba(first), data.len() as u32);
-        let lane = self.layout.geometry.lane_of(self.layout.geometry.extent_of(range.start));
-        let shard = usize::from(lane.0) % process.parts.len();
+        let process = self.nodes[number].process.as_mut().expect("the node runs");
         process.buffers.insert(buf, data);
         process.requests.insert(RequestId(name), buf);
         let slice = (op != BlockOp::Flush).then_some(BufSlice { buf, offset: 0 });
@@ -361,20 +375,35 @@ impl Pair {
         name
     }
 
+    fn owner(&self, number: usize, lba: u64) -> usize {
+        let lane = self.layout.geometry.lane_of(self.layout.geometry.extent_of(Lba(lba)));
+        usize::from(lane.0) % self.nodes[number].shards
+    }
+
     pub fn begin_write(&mut self, number: usize, lba: u64, value: u8, fua: bool) -> u64 {
-        self.written.entry(lba).or_default().1.insert(value);
-        let name = self.request(number, BlockOp::Write { fua }, lba, vec![value]);
-        self.writes.insert(name, (lba, value));
+        let entry = self.written.entry(lba).or_default();
+        entry.open.insert(value);
+        entry.issued.insert(value);
+        let shard = self.owner(number, lba);
+        let name = self.request(number, shard, BlockOp::Write { fua }, lba, vec![value]);
+        self.writes.insert(name, (lba, value, fua));
         self.note_answer(number, name);
         name
     }
 
     pub fn begin_read(&mut self, number: usize, lba: u64) -> u64 {
-        self.request(number, BlockOp::Read, lba, vec![0])
+        self.request(number, self.owner(number, lba), BlockOp::Read, lba, vec![0])
     }
 
     pub fn begin_flush(&mut self, number: usize) -> u64 {
-        self.request(number, BlockOp::Flush, 0, Vec::new())
+        self.begin_flush_at(number, 0)
+    }
+
+    pub fn begin_flush_at(&mut self, number: usize, shard: usize) -> u64 {
+        let promised = self.written.iter().map(|(&lba, written)| (lba, written.answered)).collect();
+        let name = self.request(number, shard, BlockOp::Flush, 0, Vec::new());
+        self.flushes.insert(name, promised);
+        name
     }
 
     pub fn answer(&self, number: usize, request: u64) -> Option<BlockStatus> {
@@ -419,28 +448,41 @@ impl Pair {
 
     /// The node holds every answered write, or a later one that was not answered.
     pub fn check_written(&self, number: usize) {
-        for (&lba, (answered, open)) in &self.written {
+        for (&lba, Written { answered, open, .. }) in &self.written {
             let holds = self.nodes[number].disk.block(lba);
-            assert!(
-                holds == *answered || open.contains(&holds),
-                "node {number}, block {lba}: {holds}, not {answered}"
-            );
+            let good = holds == *answered || open.contains(&holds);
+            assert!(good, "{}: node {number}, block {lba}: {holds}, not {answered}", self.context);
         }
     }
 
     pub fn check_equal(&self) {
         for &lba in self.written.keys() {
             let [first, second] = [0, 1].map(|number: usize| self.nodes[number].disk.block(lba));
-            assert_eq!(first, second, "block {lba} differs");
+            assert_eq!(first, second, "{}: block {lba} differs", self.context);
         }
     }
 
     fn note_answer(&mut self, number: usize, name: u64) {
-        let good = self.answer(number, name) == Some(BlockStatus::Good);
-        if let Some((lba, value)) = self.writes.remove(&name).filter(|_| good) {
+        if self.answer(number, name) != Some(BlockStatus::Good) {
+            return;
+        }
+        if let Some((lba, value, fua)) = self.writes.remove(&name) {
             let entry = self.written.get_mut(&lba).expect("it was written");
-            entry.0 = value;
-            entry.1.remove(&value);
+            entry.answered = value;
+            entry.open.remove(&value);
+            entry.flushed = if fua { value } else { entry.flushed };
+        }
+        for (lba, value) in self.flushes.remove(&name).into_iter().flatten() {
+            let entry = self.written.get_mut(&lba).expect("it was written");
+            entry.flushed = entry.flushed.max(value);
+        }
+    }
+
+    /// Both machines lost their power: what no flush promised may be gone.
+    pub fn lose_unflushed(&mut self) {
+        for entry in self.written.values_mut() {
+            entry.answered = entry.flushed;
+            entry.open = entry.issued.iter().copied().filter(|&value| value > entry.flushed).collect();
         }
     }
 
