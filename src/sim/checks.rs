@@ -187,7 +187,9 @@ impl World {
     pub(super) fn on_copy_lost(&mut self, node: usize) {
         let tick = self.tick();
         self.nodes[node].cache_lost_at = tick;
-        let other = self.nodes[1 - node].cache_lost_at;
+        let other = &self.nodes[1 - node];
+        // A failed disk is not vouched for until its node starts anew.
+        let other = if other.disk_failed { tick } else { other.cache_lost_at };
         if other > 0 {
             let sectors = self.history.on_power_loss(tick, other);
             self.log(|| format!("both caches were lost: {sectors} sectors may have gone back"));

@@ -126,7 +126,9 @@ impl World {
         let count = self.rng.skewed(1, largest).min(geometry.blocks - start);
         let range = BlockRange::new(Lba(start), count as u32);
         let die = self.rng.below(1000);
-        let op = if die < setup.flushes_per_mille {
+        let op = if client < setup.readers {
+            BlockOp::Read
+        } else if die < setup.flushes_per_mille {
             return Some(Wish { op: BlockOp::Flush, range: BlockRange::default() });
         } else if die < setup.flushes_per_mille + setup.reads_per_mille {
             BlockOp::Read
@@ -323,6 +325,13 @@ impl World {
         if !serving {
             self.drop_connections(node);
             return Ok(());
+        }
+        // The service address moves: some initiators come over at once, others go on where they are.
+        for client in 0..self.clients.len() {
+            let elsewhere = self.clients[client].connection.is_some_and(|(at, _, _)| at != node);
+            if elsewhere && self.rng.coin() {
+                self.lose_connection(client, "the service moves");
+            }
         }
         let life = self.nodes[node].life;
         let over: Vec<u64> = self

@@ -240,8 +240,13 @@ impl World {
         }
         let layout = self.setup.layout;
         let entropy = self.rng.next_u64();
+        let tick = self.tick();
         let this = &mut self.nodes[node];
         this.life += 1;
+        if this.disk_failed {
+            // Nothing that was written while its disk was failed is here for sure.
+            this.cache_lost_at = tick;
+        }
         this.disk_failed = false;
         this.error_left = 0;
         let superblock = this.superblock(&layout);

@@ -62,6 +62,8 @@ pub struct Setup {
     pub arbiter_lossy: u64,
     pub arbiter_stale: u64,
     pub clients: usize,
+    /// So many of them only read: nothing that hangs keeps them from asking on.
+    pub readers: usize,
     /// Commands of the whole run.
     pub commands: u64,
     pub depth: u64,
@@ -112,7 +114,8 @@ impl Setup {
             arbiter_latency: *rng.pick(&[(100_000, 500_000), (MILLISECOND, 20 * MILLISECOND)]),
             arbiter_lossy: *rng.pick(&[0, 0, 100, 400]),
             arbiter_stale: *rng.pick(&[0, 0, 200]),
-            clients: rng.range(1, 4) as usize,
+            clients: rng.range(2, 5) as usize,
+            readers: rng.below(3) as usize,
             commands: rng.range(40, 260),
             depth: *rng.pick(&[1, 2, 4, 8, 16]),
             think: if busy { (1_000, 200_000) } else { (100_000, 20 * MILLISECOND) },
