@@ -13,6 +13,7 @@
 
 use core::fmt;
 
+use crate::arbitration::Epoch;
 use crate::units::NodeId;
 
 use super::control::{Copy, PeerState};
@@ -113,6 +114,13 @@ pub fn decide(mine: &PeerState, theirs: &PeerState) -> Result<Relation, Discord>
     }
 }
 
+/// Does a copy hold nothing that can be built on? Formatted and never synchronised; or formatted as equal
+/// (`init --assume-clean`) while the pair has long been at work: a replaced disk says the same as the disk that it
+/// replaced once said, so its word counts only as long as nobody has served.
+fn is_blank(node: &PeerState, other: &PeerState) -> bool {
+    node.flags.just_created || (node.record.epoch == Epoch(0) && other.record.epoch > Epoch(0))
+}
+
 /// The operator's word that one side's data may go. A node that serves never gives its data up this way, and a copy
 /// that is not whole is never the one to keep.
 fn by_order(mine: &PeerState, theirs: &PeerState) -> Option<Relation> {
@@ -126,7 +134,7 @@ fn by_order(mine: &PeerState, theirs: &PeerState) -> Option<Relation> {
 }
 
 fn lineage(mine: &PeerState, theirs: &PeerState) -> Result<Lineage, Discord> {
-    match (mine.flags.just_created, theirs.flags.just_created) {
+    match (is_blank(mine, theirs), is_blank(theirs, mine)) {
         (true, true) => return Err(Discord::NoData),
         (true, false) => return ahead(theirs, Lineage::TheirsAhead(Copy::Everything)),
         (false, true) => return ahead(mine, Lineage::MineAhead(Copy::Everything)),

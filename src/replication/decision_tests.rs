@@ -55,6 +55,21 @@ fn the_one_that_went_on_leads() {
 }
 
 #[test]
+fn a_replaced_disk_is_copied_whole() {
+    let (mut a, mut b) = pair();
+    a.generations.go_alone(8);
+    b.record = Record::default();
+    assert_eq!(
+        decide(&a, &b),
+        Ok(Relation::Lead(Copy::Everything)),
+        "formatted as equal, but the pair went on"
+    );
+    assert_eq!(decide(&b, &a), Ok(Relation::Follow(Copy::Everything)));
+    a.generations = Generations::new(7);
+    assert_eq!(decide(&a, &b), Ok(Relation::Lead(Copy::Everything)), "even if no one ever served alone");
+}
+
+#[test]
 fn both_went_on_is_split_brain() {
     let (mut a, mut b) = pair();
     a.generations.go_alone(8);

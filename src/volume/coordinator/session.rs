@@ -192,11 +192,13 @@ impl Coordinator {
         if theirs.node == mine.node {
             return self.drop_session(DropReason::Protocol, out);
         }
-        if self.role == Role::Secondary && theirs.record.epoch > self.superblock.record.epoch {
-            // A committed fact this node had not heard of.
+        let decision = decide(&mine, &theirs);
+        let stays = matches!(decision, Ok(Relation::Idle | Relation::Lead(_)));
+        if stays && self.role == Role::Secondary && theirs.record.epoch > self.superblock.record.epoch {
+            // A committed fact this node had not heard of. (A follower takes the record over with the lead.)
             self.superblock.record = theirs.record;
         }
-        match decide(&mine, &theirs) {
+        match decision {
             Err(Discord::NoData) => self.set_stage(Stage::NoData),
             Ok(Relation::Idle) => self.set_stage(Stage::Idle),
             Ok(Relation::Follow(_)) => self.set_stage(Stage::AwaitingLead),
