@@ -47,6 +47,11 @@ impl Confirmations {
         number <= self.returned
     }
 
+    /// Has a round trip been begun that did not come back?
+    pub fn is_under_way(&self) -> bool {
+        self.begun != self.returned
+    }
+
     /// The link is gone: what was begun will not come back. Reads that wait are asked again.
     pub fn reset(&mut self) {
         self.begun += 1;

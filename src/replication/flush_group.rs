@@ -95,6 +95,11 @@ impl FlushGroups {
         self.running.is_some_and(|running| !running.local)
     }
 
+    /// Is the peer's flush still awaited?
+    pub fn waits_for_peer(&self) -> bool {
+        self.running.is_some_and(|running| !running.peer)
+    }
+
     fn finish(&mut self) -> Option<u64> {
         let running = self.running?;
         if !(running.local && running.peer) {

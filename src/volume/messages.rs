@@ -98,6 +98,8 @@ pub enum PartReport {
 pub enum LinkFault {
     /// The peer's device failed a write or a flush.
     PeerDisk,
+    /// The peer lives but has answered nothing that it was asked for too long: its device or a link hangs.
+    Unanswered,
     /// The peer refused a frame: it follows another primary or a newer epoch.
     Refused,
     /// A frame of an older epoch, for an unknown lane, outside the volume, or out of place.

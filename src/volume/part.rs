@@ -15,7 +15,7 @@ use crate::replication::flush_group::FlushGroups;
 use crate::replication::frame::{FrameHeader, FrameKind};
 use crate::replication::receiver::Payload;
 use crate::storage::LaneState;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, earliest};
 use crate::units::{BufId, Geometry, LaneId, ShardId};
 
 use super::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId, Outbox};
@@ -27,6 +27,11 @@ use super::work::{Kind, Stage, WorkSlab};
 /// How long acknowledged writes may stay unstable before they are flushed in the background. It bounds how much a
 /// lost peer has to resync, not what may be lost: nothing may.
 const STABILITY_DELAY: Duration = Duration::from_millis(40);
+
+/// How long the peer may answer nothing at all while something is asked of it. Its silence as a whole is noticed much
+/// earlier (`peer_timeout`); this is for a device, or one link of several, that hangs under a living peer. Well below
+/// the minute that initiators wait.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(7);
 
 /// What a part is made with.
 #[derive(Clone, Debug)]
@@ -85,6 +90,9 @@ pub struct Part {
     /// Reused lists of slots that may go on.
     pub(super) ready: Vec<u32>,
     pub(super) next_background_flush: Option<Instant>,
+    /// Leading: when to look next whether the peer answers, and since when it has answered nothing.
+    pub(super) next_answer_check: Option<Instant>,
+    pub(super) unanswered_since: Option<Instant>,
     /// Some lane wants a page written, room in its activity log, or a look at what became stable.
     pub(super) lanes_need_care: bool,
     /// Some lane has acknowledged writes that are not stable on both copies.
@@ -128,6 +136,8 @@ impl Part {
             stats: PartStats::default(),
             ready: Vec::new(),
             next_background_flush: None,
+            next_answer_check: None,
+            unanswered_since: None,
             lanes_need_care: true,
             has_unstable: false,
             target_flushes: 0,
@@ -171,7 +181,10 @@ impl Part {
             return;
         }
         let handled = match self.posture.link {
-            LinkRole::Lead => self.on_answer(now, link, header, payload, out),
+            LinkRole::Lead => {
+                self.unanswered_since = None;
+                self.on_answer(now, link, header, payload, out)
+            }
             LinkRole::Follow => self.on_order(now, link, header, payload, out),
             LinkRole::Off => unreachable!("looked at above"),
         };
@@ -193,11 +206,27 @@ impl Part {
             self.next_background_flush = None;
             self.flushes.want();
         }
+        if self.next_answer_check.is_some_and(|at| at <= now) {
+            self.check_answers(now, out);
+        }
         self.settle(now, out);
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.next_background_flush
+        earliest(self.next_background_flush, self.next_answer_check)
+    }
+
+    /// Notices that the peer takes orders and answers none.
+    fn check_answers(&mut self, now: Instant, out: &mut Outbox) {
+        self.next_answer_check = Some(now + ANSWER_PATIENCE / 4);
+        let asked = self.flushes.waits_for_peer()
+            || self.confirmations.is_under_way()
+            || self.works.iter().any(|(_, work)| work.peer == Half::Pending);
+        self.unanswered_since = if asked { Some(self.unanswered_since.unwrap_or(now)) } else { None };
+        if self.unanswered_since.is_some_and(|since| now.since(since) >= ANSWER_PATIENCE) {
+            self.unanswered_since = None;
+            self.report_link_fault(LinkFault::Unanswered, out);
+        }
     }
 
     /// The bytes of a page named by [`Effect::MetaWrite`], as they are at this moment.

@@ -11,12 +11,14 @@ use super::part::Part;
 use super::work::{Half, Kind, Stage};
 
 impl Part {
-    pub(super) fn take_up(&mut self, _now: Instant, posture: Posture, out: &mut Outbox) {
+    pub(super) fn take_up(&mut self, now: Instant, posture: Posture, out: &mut Outbox) {
         assert!(posture.serial > self.posture.serial, "postures come in order");
         assert!(posture.link == LinkRole::Off || posture.peer_shards > 0);
         let old = core::mem::replace(&mut self.posture, posture);
         self.settled = false;
         self.lanes_need_care = true;
+        self.unanswered_since = None;
+        self.next_answer_check = (posture.link == LinkRole::Lead).then_some(now);
         let link_changed = old.session != posture.session || old.link != posture.link;
         if link_changed && old.link == LinkRole::Lead {
             self.lose_peer(out);

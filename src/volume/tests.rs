@@ -545,3 +545,20 @@ fn faults_during_a_stop_lose_nothing() {
         pair.start(A);
     });
 }
+
+/// The peer's coordinator answers every ping, but its device answers nothing: initiators must not wait for ever.
+#[test]
+fn a_peer_whose_disk_hangs_is_left_behind() {
+    let mut pair = serving([1, 1]);
+    pair.write(A, X, 1);
+    pair.nodes[B].disk.held = true;
+    let write = pair.begin_write(A, X, 2, false);
+    pair.run();
+    assert_eq!(pair.answer(A, write), None, "one copy of two is not enough");
+    for _ in 0..45 {
+        pair.pass_time(Duration::from_millis(300));
+    }
+    assert_eq!(pair.answer(A, write), Some(BlockStatus::Good));
+    assert!(!pair.arbiter.record.in_sync.contains(NodeId(1)));
+    pair.check_written(A);
+}
