@@ -25,8 +25,9 @@ fn what_is_written_is_read_back_on_any_number_of_shards_and_after_a_restart() {
     disk.format(0, false);
     // Small, crossing a chunk, crossing an extent, the largest.
     let writes = [(0u64, 512usize), (7, 4096), (100, 65536 + 512), (8192 - 3, 8192), (20000, 1 << 20)];
-    for (round, (shards, pin)) in [(1u8, true), (2, false), (5, true)].into_iter().enumerate() {
-        let tuning = Tuning { pin_buffers: pin, ..Tuning::default() };
+    for (round, (shards, pin)) in [(1u8, true), (2, false), (5, true), (3, false)].into_iter().enumerate() {
+        let plain_ring = shards == 3;
+        let tuning = Tuning { pin_buffers: pin, plain_ring, ..Tuning::default() };
         let (engine, address) = start(&disk, shards, tuning);
         let mut initiators: Vec<_> = (0..3).map(|isid| Initiator::login(address, isid)).collect();
         for initiator in &mut initiators {
@@ -100,4 +101,16 @@ fn connections_that_break_off_anywhere_leave_the_engine_whole() {
     }
     assert!(initiator.read(4096, 65536).iter().all(|byte| *byte == 0), "half a command writes nothing");
     engine.stop();
+}
+
+#[test]
+fn an_engine_that_cannot_start_leaves_nothing_behind() {
+    let disk = Disk::new(32 << 20);
+    disk.format(0, false);
+    let mut plan = disk.plan(2, None, Tuning::default());
+    plan.cpus = vec![0, 1023];
+    let Err(error) = Engine::start(plan) else { panic!("there is no CPU 1023") };
+    assert!(error.to_string().contains("CPU 1023"), "{error}");
+    let (engine, _) = start(&disk, 2, Tuning::default());
+    drop(engine);
 }

@@ -211,9 +211,9 @@ pub struct ReactorStats {
 }
 
 impl Reactor {
-    /// Makes the ring for the calling thread and pins the data buffers where the kernel allows.
-    pub fn new(arena: Arc<Arena>, pin_buffers: bool) -> Result<Self, RingError> {
-        let mut ring = Ring::new()?;
+    /// Makes the ring for the calling thread (see [`Ring::new`]) and pins the data buffers where the kernel allows.
+    pub fn new(arena: Arc<Arena>, pin_buffers: bool, plain: bool) -> Result<Self, RingError> {
+        let mut ring = Ring::new(plain)?;
         if pin_buffers {
             // SAFETY: the reactor holds the arena as long as the ring.
             let registered = unsafe { ring.register_buffers(&arena.slabs()) };

@@ -97,15 +97,16 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A ring for the calling thread.
-    pub fn new() -> Result<Self, RingError> {
-        let (uring, mut capabilities) = build()?;
+    /// A ring for the calling thread. `plain`: without anything that has a substitute, as on the oldest kernel.
+    pub fn new(plain: bool) -> Result<Self, RingError> {
+        let (uring, mut capabilities) =
+            build(if plain { &FLAG_SETS[FLAG_SETS.len() - 1..] } else { FLAG_SETS })?;
         check_operations(&uring)?;
         if !uring.params().is_feature_ext_arg() {
             return Err(RingError::NoTimedWait);
         }
-        capabilities.registered_ring = uring.submitter().register_ring_fd().is_ok();
-        capabilities.registered_files = uring.submitter().register_files_sparse(FILE_SLOTS).is_ok();
+        capabilities.registered_ring = !plain && uring.submitter().register_ring_fd().is_ok();
+        capabilities.registered_files = !plain && uring.submitter().register_files_sparse(FILE_SLOTS).is_ok();
         let free_files =
             if capabilities.registered_files { (0..FILE_SLOTS).rev().collect() } else { Vec::new() };
         Ok(Self { uring, capabilities, free_files })
@@ -216,12 +217,14 @@ impl Ring {
     }
 }
 
-/// Tries the flag sets from the newest kernel's to none.
-fn build() -> Result<(IoUring, Capabilities), RingError> {
+/// What to ask a ring for (no indirection array, deferred task work, single issuer), from the newest kernel's to none.
+const FLAG_SETS: &[(bool, bool, bool)] =
+    &[(true, true, true), (false, true, true), (false, false, true), (false, false, false)];
+
+/// Tries the flag sets in turn.
+fn build(sets: &[(bool, bool, bool)]) -> Result<(IoUring, Capabilities), RingError> {
     let mut last = None;
-    for (no_sqarray, defer_taskrun, single_issuer) in
-        [(true, true, true), (false, true, true), (false, false, true), (false, false, false)]
-    {
+    for &(no_sqarray, defer_taskrun, single_issuer) in sets {
         let mut builder = IoUring::builder();
         builder.dontfork().setup_clamp().setup_cqsize(COMPLETION_ENTRIES);
         if no_sqarray {
@@ -274,7 +277,7 @@ fn check_operations(uring: &IoUring) -> Result<(), RingError> {
 /// What the engine finds on this machine, for `doctor` and the log: a line for each capability.
 pub fn probe() -> Result<String, RingError> {
     use fmt::Write;
-    let capabilities = Ring::new()?.capabilities();
+    let capabilities = Ring::new(false)?.capabilities();
     let mut text = String::new();
     let lines = [
         ("SINGLE_ISSUER", capabilities.single_issuer, "Linux 6.0"),
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn waits_no_longer_than_told_and_wakes_for_a_completion() {
-        let mut ring = Ring::new().expect("the machine has io_uring");
+        let mut ring = Ring::new(false).expect("the machine has io_uring");
         let begun = std::time::Instant::now();
         ring.enter(Wait::AtMost(Duration::from_millis(20))).expect("enter");
         assert!(begun.elapsed() >= Duration::from_millis(15));
@@ -313,7 +316,7 @@ mod tests {
 
     #[test]
     fn more_entries_than_the_queue_holds_all_complete() {
-        let mut ring = Ring::new().expect("the machine has io_uring");
+        let mut ring = Ring::new(false).expect("the machine has io_uring");
         let count = u64::from(SUBMISSION_ENTRIES) * 3 + 7;
         for tag in 0..count {
             // SAFETY: a NOP points to nothing.
@@ -331,7 +334,7 @@ mod tests {
 
     #[test]
     fn file_slots_are_reused() {
-        let mut ring = Ring::new().expect("the machine has io_uring");
+        let mut ring = Ring::new(false).expect("the machine has io_uring");
         if !ring.capabilities().registered_files {
             return;
         }

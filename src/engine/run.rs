@@ -74,6 +74,8 @@ pub struct Tuning {
     pub spin: Duration,
     /// Pin the data buffers once (costs their whole memory) instead of for every operation.
     pub pin_buffers: bool,
+    /// Use nothing of io_uring that has a substitute, as on the oldest kernel that is supported.
+    pub plain_ring: bool,
     /// `None`: [`ArenaPlan::standard`].
     pub buffers: Option<ArenaPlan>,
 }
@@ -83,7 +85,7 @@ const SPIN: Duration = Duration::from_micros(20);
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { spin: SPIN, pin_buffers: true, buffers: None }
+        Self { spin: SPIN, pin_buffers: true, plain_ring: false, buffers: None }
     }
 }
 
@@ -190,6 +192,8 @@ impl Engine {
         let (event_outlet, events) = unbounded();
         let (ready, readiness) = bounded(usize::from(plan.shards));
         let mut engine = Self { requests, events, wakers, threads: Vec::new() };
+        // Declared after the engine: on an early return the gate falls first, and the engine waits for shards that end.
+        let (go, gate) = bounded(usize::from(plan.shards));
         let mut channels = Some((request_inlet, event_outlet));
         let plan = Arc::new(plan);
         let quiet: Arc<[AtomicBool]> = (0..plan.shards).map(|_| AtomicBool::new(false)).collect();
@@ -202,7 +206,7 @@ impl Engine {
                 plan: plan.clone(),
                 quiet: quiet.clone(),
             };
-            let ready = ready.clone();
+            let (ready, gate) = (ready.clone(), gate.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{}", number.0))
                 .spawn(move || {
@@ -210,8 +214,10 @@ impl Engine {
                     match seed.grow() {
                         Ok(shard) => {
                             let _ = ready.send(Ok(()));
-                            drop(ready);
-                            shard.run();
+                            // Nobody turns before all shards are there; when one cannot start, nobody does.
+                            if gate.recv().is_ok() {
+                                shard.run();
+                            }
                         }
                         Err(error) => {
                             let _ = ready.send(Err(error));
@@ -221,12 +227,11 @@ impl Engine {
                 .map_err(EngineError::Thread)?;
             engine.threads.push(thread);
         }
-        drop(ready);
-        for result in readiness {
-            if let Err(error) = result {
-                engine.request(EngineRequest::Stop);
-                return Err(error);
-            }
+        for _ in 0..plan.shards {
+            readiness.recv().expect("every shard says whether it is there")?;
+        }
+        for _ in 0..plan.shards {
+            go.send(()).expect("every shard waits for it");
         }
         Ok(engine)
     }
@@ -243,7 +248,13 @@ impl Engine {
     }
 
     /// Stops the shards and waits for their end.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
         self.request(EngineRequest::Stop);
         for thread in self.threads.drain(..) {
             // A shard that panicked has taken the process with it.
@@ -282,7 +293,11 @@ impl Seed {
             let cpu = plan.cpus[usize::from(number.0) % plan.cpus.len()];
             pin(cpu).map_err(|error| EngineError::Pin { cpu, error })?;
         }
-        let mut reactor = Reactor::new(arena.clone(), plan.tuning.pin_buffers).map_err(EngineError::Ring)?;
+        let Tuning { spin, pin_buffers, plain_ring, .. } = plan.tuning;
+        let mut reactor = Reactor::new(arena.clone(), pin_buffers, plain_ring).map_err(EngineError::Ring)?;
+        if number.0 == 0 {
+            log::info!("io_uring: {:?}", reactor.capabilities());
+        }
         let data = reactor.adopt(plan.data.descriptor().map_err(EngineError::Descriptor)?);
         let metadata = reactor.adopt(plan.metadata.descriptor().map_err(EngineError::Descriptor)?);
         let mut pool = ShardPool::new(arena, number);
@@ -294,7 +309,7 @@ impl Seed {
         let plumbing =
             Plumbing::new(number, plan.layout().geometry, reactor, pool, endpoint, quiet, boot_time());
         let zero = channels.map(|(requests, events)| Box::new(zero(&plan, requests, events)));
-        Shard::new(plumbing, target, volume, zero, plan.tuning.spin).map_err(EngineError::Descriptor)
+        Shard::new(plumbing, target, volume, zero, spin).map_err(EngineError::Descriptor)
     }
 }
 

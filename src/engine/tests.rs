@@ -17,9 +17,13 @@ use crate::volume::effect::{DiskResult, OpId};
 use crate::wire::Demand;
 
 fn reactor(pin: bool) -> (Reactor, ShardPool) {
+    reactor_with(pin, false)
+}
+
+fn reactor_with(pin: bool, plain: bool) -> (Reactor, ShardPool) {
     let quota = Quota { target: 8, link: 0, resync: 0 };
     let arena = Arena::new(ArenaPlan { shards: 1, small: quota, chunk: quota }).expect("memory");
-    let reactor = Reactor::new(arena.clone(), pin).expect("the machine has io_uring");
+    let reactor = Reactor::new(arena.clone(), pin, plain).expect("the machine has io_uring");
     (reactor, ShardPool::new(arena, ShardId(0)))
 }
 
@@ -167,12 +171,12 @@ fn one_batch_sends_own_bytes_and_buffers_in_order_and_then_lets_go() {
 
 #[test]
 fn disk_operations_move_bytes_with_and_without_pinned_buffers() {
-    for pin in [false, true] {
+    for (pin, plain) in [(false, false), (true, false), (false, true)] {
         let dir = tempfile::tempdir_in(build_directory()).expect("directory");
         let path = dir.path().join("disk");
         std::fs::File::create(&path).and_then(|file| file.set_len(1 << 20)).expect("file");
         let device = Device::open(&path).expect("device");
-        let (mut reactor, mut pool) = reactor(pin);
+        let (mut reactor, mut pool) = reactor_with(pin, plain);
         let arena = pool.arena().clone();
         let file = reactor.adopt(device.descriptor().expect("descriptor"));
         let buf = pool.purpose(Purpose::Target).take(CHUNK_BYTES).expect("buffer");
