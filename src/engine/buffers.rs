@@ -331,6 +331,7 @@ impl ShardPool {
     }
 
     /// Buffers of this shard that are taken.
+    #[cfg(test)]
     pub fn in_use(&self) -> usize {
         let free: usize = self.small.iter().chain(&self.chunk).map(Vec::len).sum();
         (self.arena.plan.small.total() + self.arena.plan.chunk.total()) as usize - free

@@ -1,27 +1,28 @@
 //! The engine: threads pinned to cores, an io_uring each, and the drivers that feed the pure cores with what sockets
 //! and disks bring. The only room with `unsafe`, and the only one that knows a descriptor; it knows no protocol field.
 
-pub mod buffers;
+mod buffers;
 pub mod device;
-pub mod duplex;
-pub mod establish;
-pub mod link_driver;
-pub mod mesh;
-pub mod op_slab;
-pub mod plumbing;
-pub mod reactor;
-pub mod registry;
-pub mod ring;
-pub mod run;
-pub mod shard;
-pub mod sockets;
-pub mod stream;
-pub mod target_driver;
-pub mod volume_driver;
-pub mod zero;
+mod duplex;
+mod establish;
+mod link_driver;
+mod mesh;
+mod op_slab;
+mod plumbing;
+mod reactor;
+mod registry;
+mod ring;
+mod run;
+mod shard;
+mod sockets;
+mod stream;
+mod target_driver;
+mod volume_driver;
+mod zero;
 
+pub use buffers::{ArenaPlan, Quota};
 pub use establish::LinkPlan;
-pub use ring::probe;
+pub use ring::{RingError, probe};
 pub use run::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, Tuning};
 
 #[cfg(test)]

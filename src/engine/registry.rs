@@ -78,11 +78,6 @@ impl Registry {
         entry.shard
     }
 
-    /// Where a connection is served.
-    pub fn shard_of(&self, number: ConnNo) -> Option<ShardId> {
-        self.entries.get(number.0 as usize)?.as_ref().map(|entry| entry.shard)
-    }
-
     /// The connection is gone. Returns a session that waited for that and may now be admitted.
     pub fn gone(&mut self, number: ConnNo) -> Option<ConnNo> {
         let entry = self.entries[number.0 as usize].take().expect("a connection goes once");
@@ -102,6 +97,7 @@ impl Registry {
     }
 
     /// Connections that exist.
+    #[cfg(test)]
     pub fn connections(&self) -> usize {
         self.entries.iter().flatten().count()
     }

@@ -94,6 +94,8 @@ pub struct Ring {
     uring: IoUring,
     capabilities: Capabilities,
     free_files: Vec<u32>,
+    /// Reaped while entries were pushed, because the completion queue was full.
+    early: Vec<Reaped>,
 }
 
 impl Ring {
@@ -109,7 +111,7 @@ impl Ring {
         capabilities.registered_files = !plain && uring.submitter().register_files_sparse(FILE_SLOTS).is_ok();
         let free_files =
             if capabilities.registered_files { (0..FILE_SLOTS).rev().collect() } else { Vec::new() };
-        Ok(Self { uring, capabilities, free_files })
+        Ok(Self { uring, capabilities, free_files, early: Vec::new() })
     }
 
     pub fn capabilities(&self) -> Capabilities {
@@ -200,7 +202,7 @@ impl Ring {
     /// Is there a completion to reap, or completion work that an enter would run? A look at shared memory only.
     pub fn has_news(&mut self) -> bool {
         let (_, submission, completion) = self.uring.split();
-        !completion.is_empty() || submission.taskrun()
+        !self.early.is_empty() || !completion.is_empty() || submission.taskrun()
     }
 
     pub fn has_submissions(&mut self) -> bool {
@@ -209,11 +211,14 @@ impl Ring {
 
     /// Moves everything that has completed to the end of `into`.
     pub fn reap(&mut self, into: &mut Vec<Reaped>) {
-        into.extend(self.uring.completion().map(|entry: cqueue::Entry| Reaped {
-            user_data: entry.user_data(),
-            result: entry.result(),
-            flags: entry.flags(),
-        }));
+        into.append(&mut self.early);
+        into.extend(self.uring.completion().map(|entry| Reaped::of(&entry)));
+    }
+}
+
+impl Reaped {
+    fn of(entry: &cqueue::Entry) -> Self {
+        Self { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() }
     }
 }
 

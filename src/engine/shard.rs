@@ -104,6 +104,7 @@ impl Shard {
         }
         // Whoever still sleeps must hear of the end.
         self.finish_turn();
+        log::debug!("shard {} ends: {:?}", self.plumbing.shard.0, self.plumbing.reactor.stats());
     }
 
     fn turn(&mut self) {
