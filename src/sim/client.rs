@@ -103,7 +103,13 @@ impl World {
         if serving.is_empty() {
             return;
         }
-        let node = *self.rng.pick(&serving);
+        // Where two believe that they serve, the service address is mostly at the newer one.
+        let epoch = |node: &usize| self.nodes[*node].machine.as_ref().map(|m| m.coordinator.posture().epoch);
+        let newest = serving.iter().copied().max_by_key(epoch);
+        let node = match newest {
+            Some(newest) if self.rng.per_mille(700) => newest,
+            _ => *self.rng.pick(&serving),
+        };
         let shard = self.rng.below(u64::from(self.nodes[node].shards)) as u8;
         self.clients[client].connection = Some((node, self.nodes[node].life, shard));
         self.log(|| format!("client {client} connects to node {node} shard {shard}"));

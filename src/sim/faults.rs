@@ -125,8 +125,17 @@ impl World {
     }
 
     fn cut(&mut self, half_open: bool) -> Verdict {
-        self.cut_links(half_open);
-        self.maybe_guess()
+        let deaf = self.cut_links(half_open);
+        match deaf {
+            // The one that knows takes over at once, while the other still believes that it is followed: the hour of
+            // stale reads.
+            Some(deaf) if self.rng.per_mille(950) => {
+                let command = Event::Command { node: 1 - deaf, command: PROMOTE };
+                self.after(MILLISECOND, 4 * MILLISECOND, command);
+                Ok(())
+            }
+            _ => self.maybe_guess(),
+        }
     }
 
     fn pause(&mut self, node: usize) -> Verdict {

@@ -259,10 +259,16 @@ impl World {
             .map(|(&id, _)| id)
     }
 
-    /// The network drops the connections. `half_open`: one side is not told.
-    pub(super) fn cut_links(&mut self, half_open: bool) {
-        let Some(session) = self.current_session() else { return };
-        let deaf = if half_open { Some(self.rng.below(2) as usize) } else { None };
+    /// The network drops the connections. `half_open`: one side is not told, mostly the one that serves; says which.
+    pub(super) fn cut_links(&mut self, half_open: bool) -> Option<usize> {
+        let session = self.current_session()?;
+        let serves = |node: &usize| self.nodes[*node].machine.as_ref().is_some_and(|machine| machine.serving);
+        let server = (0..2).find(serves);
+        let deaf = match server {
+            _ if !half_open => None,
+            Some(server) if self.rng.per_mille(900) => Some(server),
+            _ => Some(self.rng.below(2) as usize),
+        };
         let (_, high) = self.setup.link_latency;
         self.log(|| format!("network: cuts {session:?}, half open {deaf:?}"));
         for node in 0..2 {
@@ -274,6 +280,7 @@ impl World {
                 self.after(0, 2 * high + 1_000_000, Event::SessionDown { session, node });
             }
         }
+        deaf
     }
 
     /// What one node (or both) sends is delayed, in order, for a while.
