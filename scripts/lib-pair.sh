@@ -80,7 +80,7 @@ status() { tw "$1" status --json 2>/dev/null | jq -r "(.answer.status? // .) | $
 daemon_pid() {
     local pid
     for pid in $(ip netns pids "$net_id-$1" 2>/dev/null); do
-        if [ "$(readlink "/proc/$pid/exe")" = "$bin/twinlund" ]; then printf '%s\n' "$pid"; return; fi
+        if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = twinlund ]; then printf '%s\n' "$pid"; return; fi
     done
 }
 daemon_kill() {
@@ -94,6 +94,7 @@ daemon_kill() {
 # promote_survivor a|b: until the silence has lasted for peer_timeout, a promotion is refused: the peer may be alive.
 promote_survivor() { wait_for 15 "the promotion of $1" tw "$1" promote; }
 
+is_connected() { [ "$(status "$1" .link)" = connected ]; }
 is_up_to_date() { [ "$(status "$1" '.node.disk')/$(status "$1" '.link')/$(status "$1" '.peer.disk')" = up_to_date/connected/up_to_date ]; }
 is_synced() { is_up_to_date "$1" && [ "$(status "$1" '.resync == null and .out_of_sync_bytes == 0')" = true ]; }
 both_synced() { is_synced a && is_synced b; }
@@ -102,6 +103,7 @@ both_synced() { is_synced a && is_synced b; }
 pair_up() {
     tw a init --assume-clean --yes >> "$work/log" && tw b init --assume-clean --yes >> "$work/log" || return 1
     tw a up >> "$work/log" && tw b up >> "$work/log" || return 1
+    wait_for 20 "the nodes to meet" is_connected a || return 1
     tw a promote >> "$work/log" || return 1
     vip_take a
     wait_for 20 "both copies to be up to date" both_synced

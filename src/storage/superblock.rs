@@ -68,13 +68,12 @@ const AT_IQN_LEN: usize = AT_SERIAL_LEN + 1;
 const AT_NAME: usize = AT_NAME_LEN + 8;
 const AT_SERIAL: usize = AT_NAME + VOLUME_NAME_MAX;
 const AT_IQN: usize = AT_SERIAL + SERIAL_MAX;
-const AT_UNUSED: usize = AT_IQN + IQN_MAX + 1;
 
 const _: () = {
     assert!(AT_VOLUME == 32 && AT_BLOCKS == 48 && AT_ACTIVITY == 72 && AT_END == 88);
     assert!(AT_FLAGS == 96 && AT_CURRENT == 104 && AT_HISTORY == 120 && AT_RECORD == 184);
     assert!(AT_BOOT == 216 && AT_NAA == 232 && AT_NAME_LEN == 248 && AT_NAME == 256);
-    assert!(AT_SERIAL == 320 && AT_IQN == 352 && AT_UNUSED == 576 && AT_UNUSED < PAGE_BYTES);
+    assert!(AT_SERIAL == 320 && AT_IQN == 352 && AT_IQN + IQN_MAX + 1 == 576 && 576 < PAGE_BYTES);
 };
 
 /// What is special about this node's copy of the data.
