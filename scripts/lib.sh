@@ -32,8 +32,9 @@ wait_for() {
 
 as_root() { [ "$(id -u)" = 0 ] || die "needs root (network namespaces, loop devices): run it with sudo"; }
 
-# Processes are ended by id only, and waited for.
-ended() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
+# Processes are ended by id only, and waited for. A process whose leader is a zombie may have threads that still hold
+# its sockets and devices: it has ended when every thread has.
+ended() { ! grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1"/task/*/status; }
 end_process() {
     local pid=$1
     [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null || return 0
