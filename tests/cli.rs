@@ -505,6 +505,9 @@ fn a_promotion_right_after_a_crash_waits_until_the_crash_is_noticed() {
     pair.up();
     pair.node("stor-a", "promote --seed").succeeds(&["is primary"]);
     pair.wait("stor-b", "/health", "healthy");
+    // The target is up to date a moment before the arbiter has counted it in; a primary stopped in between would take
+    // the arbiter file's lock with it.
+    pair.wait("stor-a", "/health", "healthy");
     let process = fs::read_to_string(pair.a.path("run/stor-a.lock")).expect("there");
     // A stopped process keeps its connections: only its silence tells.
     for signal in ["-STOP", "-KILL"] {
