@@ -164,6 +164,8 @@ fn serve(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
         if line.len() > REQUEST_MAX {
             let what = format!("a request longer than {REQUEST_MAX} bytes");
             send(&mut &*stream, Answer::Failure(Failure::usage(what, "")))?;
+            // Closing on unread bytes would take the answer back: let the client end its line, within reason.
+            (&mut lines).take(16 * REQUEST_MAX as u64).skip_until(b'\n')?;
             return Ok(());
         }
         match read_request(&line) {
