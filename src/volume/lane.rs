@@ -365,7 +365,7 @@ impl Lane {
         self.hot_order.is_empty() && self.eviction.is_none() && self.pages_are_quiet()
     }
 
-    pub fn pages_are_quiet(&self) -> bool {
+    fn pages_are_quiet(&self) -> bool {
         let quiet = |page: &Page| !page.writing && !page.wanted;
         self.activity_pages.iter().all(quiet) && self.bitmap_pages.iter().all(quiet)
     }
@@ -427,10 +427,6 @@ impl Lane {
 
     pub fn bitmap(&self) -> &Bitmap {
         &self.bitmap
-    }
-
-    pub fn activity(&self) -> &ActivityLog {
-        &self.activity
     }
 
     /// The next out-of-sync run at or after `from`, at most `blocks_max` bitmap blocks: where to go on, and its range.

@@ -387,15 +387,18 @@ impl Coordinator {
         self.posture.serial += 1;
         self.posture.epoch = self.posture.epoch.max(self.superblock.record.epoch);
         assert!(self.posture.service != Service::Both || self.posture.link == LinkRole::Lead);
-        let all = if self.config.shards == 64 { u64::MAX } else { (1 << self.config.shards) - 1 };
-        self.unsettled = all;
+        self.unsettled = self.all_shards();
         self.clean = 0;
         out.push(ControlEffect::Posture(self.posture));
     }
 
+    /// Every shard, as bits.
+    fn all_shards(&self) -> u64 {
+        u64::MAX >> (64 - u32::from(self.config.shards))
+    }
+
     pub(super) fn all_clean(&self) -> bool {
-        let all = if self.config.shards == 64 { u64::MAX } else { (1 << self.config.shards) - 1 };
-        self.clean == all
+        self.clean == self.all_shards()
     }
 
     pub(super) fn is_settled(&self) -> bool {

@@ -104,8 +104,9 @@ impl Procedure {
                 | Goal::EndIdleSync { .. }
                 | Goal::Follow { .. }
                 | Goal::FinishTarget { .. }
-        ) || matches!(self.goal, Goal::Commit { .. })
-            || matches!(self.goal, Goal::Promote { beside: Some(_), .. })
+                | Goal::Commit { .. }
+                | Goal::Promote { beside: Some(_), .. }
+        )
     }
 }
 
