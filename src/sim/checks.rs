@@ -178,6 +178,8 @@ impl World {
 
     /// A volatile cache is lost. If the other node's went too, unflushed writes may be gone, and that is nobody's fault.
     pub(super) fn on_cache_lost(&mut self, node: usize) {
+        let tick = self.tick();
+        self.history.on_failed_writes_lost(tick, node);
         if self.nodes[node].disk.volatile {
             self.on_copy_lost(node);
         }

@@ -262,6 +262,9 @@ impl World {
             return Ok(());
         }
         for sector in sectors_of(command.wish.range, self.setup.layout.geometry.block_shift) {
+            if command.worst == BlockStatus::MediumError {
+                self.history.on_write_failed(command.node, sector);
+            }
             self.history.on_write_sealed(tick, sector, value_of(attempt, sector)).map_err(linearizability)?;
         }
         Ok(())

@@ -10,7 +10,8 @@
 //! service is over, what it did not do by then it must never do.
 //!
 //! Losing power with volatile caches on both nodes may take back what no flush covered ([`History::on_power_loss`]);
-//! what is left then must be one of the values that may have been there.
+//! what is left then must be one of the values that may have been there. The same holds for a write that the only
+//! copy's device failed: its initiator was told, what landed of it may be read, and no flush was promised to cover it.
 //!
 //! Times are ticks of the world, all different.
 
@@ -76,6 +77,9 @@ pub struct History {
     sectors: Vec<u64>,
     /// `(register, value, answered at)` of answered writes that a loss of power may take back.
     unsecured: Vec<(u32, u64, u64)>,
+    /// `(node, register)` of writes that the node's device failed: of these the next loss of its power may take back
+    /// what was read.
+    failed: Vec<(usize, u32)>,
     pub reads_checked: u64,
 }
 
@@ -96,6 +100,7 @@ impl History {
             registers: Vec::new(),
             sectors: Vec::new(),
             unsecured: Vec::new(),
+            failed: Vec::new(),
             reads_checked: 0,
         }
     }
@@ -148,6 +153,12 @@ impl History {
         let Some(at) = self.find(register, value) else { return Ok(()) };
         self.registers[register].clusters[at].ended = Some(tick);
         self.check(register, at)
+    }
+
+    /// The device of `node`, the only copy, failed the write. Goes before [`History::on_write_sealed`].
+    pub fn on_write_failed(&mut self, node: usize, sector: u64) {
+        let register = self.register(sector) as u32;
+        self.failed.push((node, register));
     }
 
     /// A read that began at `begun` is answered now with `value`.
@@ -274,6 +285,19 @@ impl History {
         doubtful.len()
     }
 
+    /// The node has lost its power: what it had of failed writes may be gone, and nothing that was answered.
+    pub fn on_failed_writes_lost(&mut self, tick: u64, node: usize) {
+        let failed = core::mem::take(&mut self.failed);
+        let (lost, kept): (Vec<_>, Vec<_>) = failed.into_iter().partition(|entry| entry.0 == node);
+        self.failed = kept;
+        let mut doubtful: Vec<u32> = lost.into_iter().map(|entry| entry.1).collect();
+        doubtful.sort_unstable();
+        doubtful.dedup();
+        for register in doubtful {
+            self.split(register as usize, tick, 0);
+        }
+    }
+
     fn begun(&self, register: u32, at: usize) -> u64 {
         self.registers[register as usize].clusters[at].begun
     }
@@ -376,6 +400,25 @@ mod tests {
         history.on_read(7, 8, 3, 71).unwrap();
     }
 
+    #[test]
+    fn power_loss_takes_back_what_the_device_failed_and_nothing_older() {
+        let mut history = History::new(8);
+        history.on_write_begun(1, 3, 70);
+        history.on_write_answered(2, 3, 70, true).unwrap();
+        history.on_write_begun(3, 3, 71);
+        history.on_write_failed(1, 3);
+        history.on_write_sealed(4, 3, 71).unwrap();
+        history.on_read(5, 6, 3, 71).unwrap();
+        assert!(history.clone_for_test().on_read(7, 8, 3, 70).is_err(), "nothing happened since");
+        let mut other = history.clone_for_test();
+        other.on_failed_writes_lost(8, 0);
+        assert!(other.on_read(9, 10, 3, 70).is_err(), "another node's power");
+        history.on_failed_writes_lost(8, 1);
+        assert!(history.clone_for_test().on_read(9, 10, 3, 0).is_err(), "70 was answered");
+        history.on_read(9, 10, 3, 70).unwrap();
+        assert!(history.on_read(11, 12, 3, 71).is_err(), "one or the other");
+    }
+
     impl History {
         fn clone_for_test(&self) -> Self {
             Self {
@@ -383,6 +426,7 @@ mod tests {
                 registers: self.registers.clone(),
                 sectors: self.sectors.clone(),
                 unsecured: self.unsecured.clone(),
+                failed: self.failed.clone(),
                 reads_checked: 0,
             }
         }
