@@ -6,6 +6,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use twinlun::daemon::process::Process;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlun");
 
@@ -49,7 +52,45 @@ impl Said {
     }
 }
 
+/// A daemon of a test's, by its process.
+struct Daemon(u32);
+
+impl Daemon {
+    fn signal(&self, signal: &str) {
+        Command::new("kill").args([signal, &self.0.to_string()]).status().expect("it starts");
+    }
+}
+
+impl Drop for Bench {
+    /// Nothing outlives a test: not a daemon that it stopped, nor one that it never came to end.
+    fn drop(&mut self) {
+        let names = fs::read_dir(self.path("run")).into_iter().flatten().flatten();
+        for lock in names.map(|entry| entry.path()).filter(|path| path.extension() == Some("lock".as_ref())) {
+            if let Some(daemon) = self.daemon_of(&lock) {
+                daemon.signal("-CONT");
+                daemon.signal("-KILL");
+                if let Some(mut process) = Process::open(daemon.0) {
+                    process.wait_for_end(Duration::from_secs(20));
+                }
+            }
+        }
+    }
+}
+
 impl Bench {
+    /// The running daemon of a node.
+    fn daemon(&self, node: &str) -> Daemon {
+        self.daemon_of(&self.path(&format!("run/{node}.lock"))).expect("it runs")
+    }
+
+    /// The daemon that holds a lock, unless it has ended. The number may be another program's by now.
+    fn daemon_of(&self, lock: &Path) -> Option<Daemon> {
+        let process: u32 = fs::read_to_string(lock).ok()?.trim().parse().ok()?;
+        let command = fs::read(format!("/proc/{process}/cmdline")).ok()?;
+        let ours = String::from_utf8_lossy(&command).contains(&self.path("t.toml").display().to_string());
+        ours.then_some(Daemon(process))
+    }
+
     /// A directory with a disk of 64 MiB and a configuration for it.
     fn new() -> Self {
         // Direct I/O does not work on every tmpfs.
@@ -254,7 +295,7 @@ fn a_locked_disk_is_in_use() {
     assert!(is_empty(&bench.disk_bytes()));
 }
 
-/// A running daemon; ended when the test ends, however it ends.
+/// A running daemon. A test that passes ends it in order; what a failed test leaves is [`Bench`]'s to end.
 struct Running<'a>(&'a Bench);
 
 impl Bench {
@@ -272,10 +313,11 @@ impl Bench {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let said = self.0.run("down");
-        if said.code != 0 && !std::thread::panicking() {
-            panic!("{said:?}\n{}", self.0.log());
+        if std::thread::panicking() {
+            return;
         }
+        let said = self.0.run("down");
+        assert_eq!(said.code, 0, "{said:?}\n{}", self.0.log());
     }
 }
 
@@ -351,9 +393,7 @@ fn a_second_daemon_on_the_same_disk_is_refused() {
 fn a_daemon_that_was_killed_leaves_nothing_in_the_way() {
     let bench = Bench::new();
     let running = bench.up();
-    let process = fs::read_to_string(bench.path("run/stor-a.lock")).expect("there");
-    let killed = Command::new("kill").args(["-KILL", process.trim()]).status().expect("it starts");
-    assert!(killed.success());
+    bench.daemon("stor-a").signal("-KILL");
     while bench.run("status").code == 0 {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
@@ -365,11 +405,37 @@ fn a_daemon_that_was_killed_leaves_nothing_in_the_way() {
 }
 
 #[test]
+fn a_start_right_after_a_kill_waits_for_the_end_of_the_killed() {
+    let bench = Bench::new();
+    let running = bench.up();
+    // For a moment the killed process' socket takes connections and its lock is held. Either may be met.
+    for _ in 0..10 {
+        bench.daemon("stor-a").signal("-KILL");
+        bench.run("up").succeeds(&["twinlund runs for stor-a (log"]);
+    }
+    bench.daemon("stor-a").signal("-KILL");
+    let said = bench.run("down");
+    assert!(said.out.contains("does not run") || said.out.contains("has ended"), "{said:?}");
+    bench.run("up").succeeds(&["twinlund runs for stor-a (log"]);
+    drop(running);
+}
+
+#[test]
+fn a_socket_whose_owner_neither_answers_nor_ends_is_told_within_the_time_allowed() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("run")).expect("made");
+    // The owner is this test, which hangs up on everyone.
+    let listener = std::os::unix::net::UnixListener::bind(bench.path("run/stor-a.sock")).expect("bound");
+    let thread = std::thread::spawn(move || drop(listener.accept()));
+    bench.run("up --timeout 100ms").fails(5, &["has not ended within 0.1 s", "stor-a.log"]);
+    thread.join().expect("no panic");
+}
+
+#[test]
 fn sigterm_is_an_orderly_end() {
     let bench = Bench::new();
     let _running = bench.up();
-    let process = fs::read_to_string(bench.path("run/stor-a.lock")).expect("there");
-    Command::new("kill").args(["-TERM", process.trim()]).status().expect("it starts");
+    bench.daemon("stor-a").signal("-TERM");
     while bench.path("run/stor-a.sock").exists() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
@@ -451,11 +517,12 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
         for name in ["stor-b", "stor-a"] {
             let said = self.node(name, "down");
-            if said.code != 0 && !std::thread::panicking() {
-                panic!("{said:?}\n{}", self.logs());
-            }
+            assert_eq!(said.code, 0, "{said:?}\n{}", self.logs());
         }
     }
 }
@@ -508,14 +575,11 @@ fn a_promotion_right_after_a_crash_waits_until_the_crash_is_noticed() {
     // The target is up to date a moment before the arbiter has counted it in; a primary stopped in between would take
     // the arbiter file's lock with it.
     pair.wait("stor-a", "/health", "healthy");
-    let process = fs::read_to_string(pair.a.path("run/stor-a.lock")).expect("there");
+    let daemon = pair.a.daemon("stor-a");
     // A stopped process keeps its connections: only its silence tells.
-    for signal in ["-STOP", "-KILL"] {
-        Command::new("kill").args([signal, process.trim()]).status().expect("it starts");
-        if signal == "-STOP" {
-            pair.node("stor-b", "promote").succeeds(&["stor-b is primary"]);
-        }
-    }
+    daemon.signal("-STOP");
+    pair.node("stor-b", "promote").succeeds(&["stor-b is primary"]);
+    daemon.signal("-KILL");
     pair.node("stor-b", "status").succeeds(&["active on stor-b", "stor-a unreachable"]);
     pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);
     pair.wait("stor-b", "/health", "healthy");
@@ -598,8 +662,7 @@ impl Pair {
 
     fn kill(&self, name: &str) {
         let bench = if name == "stor-a" { &self.a } else { &self.b };
-        let process = fs::read_to_string(bench.path(&format!("run/{name}.lock"))).expect("there");
-        Command::new("kill").args(["-KILL", process.trim()]).status().expect("it starts");
+        bench.daemon(name).signal("-KILL");
     }
 }
 

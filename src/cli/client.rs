@@ -5,9 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
 use crate::daemon::api::{Answer, AnswerLine, Request, RequestLine, SCHEMA};
 use crate::daemon::config::{Config, NodeConfig};
 use crate::daemon::failure::{Failure, FailureKind};
+use crate::daemon::process::Process;
 
 /// A connection to the daemon of one node.
 pub struct Client {
@@ -22,6 +25,12 @@ impl Client {
             Ok(stream) => Ok(Self { lines: BufReader::new(stream), socket }),
             Err(error) => Err(unreachable(config, node, &error)),
         }
+    }
+
+    /// The daemon's process. `None`: it is gone.
+    pub fn process(&self) -> Option<Process> {
+        let credentials = getsockopt(self.lines.get_ref(), PeerCredentials).ok()?;
+        u32::try_from(credentials.pid()).ok().and_then(Process::open)
     }
 
     /// Sends a request and waits for its answer. A failure that the daemon reports is an error here.

@@ -17,7 +17,7 @@ use crate::daemon::config::{Config, NodeConfig, Secret, units::human_bytes};
 use crate::daemon::failure::{Failure, FailureKind};
 use crate::daemon::init::{self, InitOptions};
 use crate::daemon::probe::{DeviceFacts, Kernel};
-use crate::daemon::process;
+use crate::daemon::process::{self, Life};
 
 /// Time for an answer that needs no work.
 const QUICK: Duration = Duration::from_secs(10);
@@ -126,8 +126,7 @@ fn up(site: &Site, place: &Place, args: &UpArgs) -> Result<(), Failure> {
         return Err(cannot(command.exec()));
     }
     let name = &site.node.name;
-    if let Ok(mut client) = site.client() {
-        client.ask(Request::Status, QUICK)?;
+    if is_running(site, args.wait.timeout)? {
         print_done(site.json, &format!("twinlund runs for {name} already"));
         return Ok(());
     }
@@ -138,6 +137,32 @@ fn up(site: &Site, place: &Place, args: &UpArgs) -> Result<(), Failure> {
     wait_for_start(site, &mut child, begin, args.wait.timeout)?;
     print_done(site.json, &format!("twinlund runs for {name} (log: {})", site.node.log_file().display()));
     Ok(())
+}
+
+/// Does a daemon answer? One that was killed or ends is waited for until it is gone: for a moment its socket still
+/// takes connections.
+fn is_running(site: &Site, patience: Duration) -> Result<bool, Failure> {
+    let Ok(mut client) = site.client() else { return Ok(false) };
+    let mut process = client.process();
+    match client.ask(Request::Status, QUICK) {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.kind == FailureKind::Unreachable => {
+            if process.as_mut().is_none_or(|process| process.wait_for_end(patience)) {
+                return Ok(false);
+            }
+            let what = format!(
+                "the daemon of {} answers nothing and has not ended within {} s",
+                site.node.name,
+                patience.as_secs_f32()
+            );
+            Err(Failure::new(
+                FailureKind::TimedOut,
+                what,
+                format!("look at {}", site.node.log_file().display()),
+            ))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Next to this program, or wherever PATH has it.
@@ -228,14 +253,18 @@ fn down(site: &Site, patience: Duration) -> Result<(), Failure> {
         }
         Err(failure) => return Err(failure),
     };
-    client.ask(Request::Down, patience)?;
+    let mut process = client.process();
+    let lived = process.as_mut().is_some_and(|process| process.life() == Life::Lives);
+    match client.ask(Request::Down, patience) {
+        // It had been killed before it was asked.
+        Err(failure) if failure.kind == FailureKind::Unreachable && !lived => {}
+        answer => drop(answer?),
+    }
     // The answer means that all is stable; the process itself takes a moment more to leave.
-    while site.node.socket().exists() {
-        if began.elapsed() > patience {
-            let what = format!("twinlund of {name} has drained and does not end");
-            return Err(Failure::new(FailureKind::TimedOut, what, "look at its log"));
-        }
-        thread::sleep(POLL_PAUSE);
+    let left = patience.saturating_sub(began.elapsed());
+    if !process.is_none_or(|mut process| process.wait_for_end(left)) {
+        let what = format!("twinlund of {name} has drained and does not end");
+        return Err(Failure::new(FailureKind::TimedOut, what, "look at its log"));
     }
     print_done(site.json, &format!("twinlund of {name} has ended"));
     Ok(())

@@ -1,7 +1,7 @@
 //! The process around the daemon: its log, its lock, its signals, and what else of the machine it needs at the start.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
@@ -65,6 +65,62 @@ fn journal_level(level: Level) -> u8 {
     }
 }
 
+/// Another process, by its identifier. The open file names that process for ever: a new one with the same number is
+/// not taken for it.
+pub struct Process(File);
+
+/// How far a process is from its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    Lives,
+    /// Killed, but the kernel has not let go of all that it had: its sockets may still be connected to.
+    Ends,
+    /// Gone; at most its parent has not asked for its exit status.
+    Ended,
+}
+
+impl Process {
+    /// `None`: there is no such process (any more).
+    pub fn open(id: u32) -> Option<Self> {
+        File::open(format!("/proc/{id}/stat")).ok().map(Self)
+    }
+
+    pub fn life(&mut self) -> Life {
+        let mut line = String::new();
+        let read = self.0.rewind().and_then(|()| self.0.read_to_string(&mut line));
+        if read.is_err() { Life::Ended } else { life(&line) }
+    }
+
+    /// Waits until the process has ended. False: it has not in this time.
+    pub fn wait_for_end(&mut self, patience: Duration) -> bool {
+        let began = Instant::now();
+        while self.life() != Life::Ended {
+            if began.elapsed() >= patience {
+                return false;
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
+        true
+    }
+}
+
+/// Reads a line of `/proc/PID/stat` (proc_pid_stat(5)). A leader that is a zombie may have threads that are not.
+fn life(stat: &str) -> Life {
+    const EXITING: u64 = 0x4;
+    const KILL: u64 = 1 << (Signal::SIGKILL as u64 - 1);
+    // The name, in parentheses, may itself hold spaces and parentheses.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let (flags, threads, pending) = (number(6), number(17), number(28));
+    match fields.first() {
+        None => Life::Ended,
+        Some(&("Z" | "X")) if threads <= 1 => Life::Ended,
+        Some(&("Z" | "X")) => Life::Ends,
+        Some(_) if flags & EXITING != 0 || pending & KILL != 0 => Life::Ends,
+        Some(_) => Life::Lives,
+    }
+}
+
 /// Held for as long as the daemon of a node lives; names its process.
 pub struct InstanceLock {
     file: Flock<File>,
@@ -85,14 +141,22 @@ impl InstanceLock {
         fs::create_dir_all(&node.run_dir).map_err(cannot)?;
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut lock = match Flock::lock(open.map_err(cannot)?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                let owner = fs::read_to_string(&path).unwrap_or_default();
+        let mut file = open.map_err(cannot)?;
+        let began = Instant::now();
+        let mut lock = loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
+                Err((_, errno)) => return Err(cannot(errno.into())),
+            };
+            let owner = fs::read_to_string(&path).unwrap_or_default();
+            let process = owner.trim().parse().ok().and_then(Process::open);
+            let lives = process.is_some_and(|mut process| process.life() == Life::Lives);
+            if lives || began.elapsed() > CRASH_PATIENCE {
                 let what = format!("a daemon of {} runs already (process {})", node.name, owner.trim());
                 return Err(Failure::failed(what, "see it with twinlun status, or end it with twinlun down"));
             }
-            Err((_, errno)) => return Err(cannot(errno.into())),
+            thread::sleep(RETRY_PAUSE);
         };
         let after_crash = lock.metadata().map_err(cannot)?.len() > 0;
         lock.set_len(0).map_err(cannot)?;
@@ -234,6 +298,36 @@ mod tests {
         // TEST-NET-1 is nobody's (RFC 5737).
         let config = config("192.0.2.77:3260".parse().expect("an address"), Path::new("/run"));
         assert_eq!(check_addresses(&config, &config.nodes[0]), Ok(()));
+    }
+
+    #[test]
+    fn a_process_is_followed_to_its_end() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("it starts");
+        let mut process = Process::open(child.id()).expect("it lives");
+        assert_eq!(process.life(), Life::Lives);
+        assert!(!process.wait_for_end(Duration::ZERO));
+        child.kill().expect("it lives");
+        // It stays a zombie until its parent, this test, asks for it.
+        assert!(process.wait_for_end(Duration::from_secs(20)));
+        child.wait().expect("it has ended");
+        assert_eq!(process.life(), Life::Ended);
+    }
+
+    #[test]
+    fn a_dying_process_is_told_from_a_living_one() {
+        let stat = |state: &str, flags: u64, threads: u64, pending: u64| {
+            let mut fields = vec!["0".to_owned(); 50];
+            fields[0] = state.to_owned();
+            (fields[6], fields[17], fields[28]) =
+                (flags.to_string(), threads.to_string(), pending.to_string());
+            life(&format!("71 (twin) lund) {}", fields.join(" ")))
+        };
+        assert_eq!(stat("S", 0x40_0000, 5, 0), Life::Lives);
+        assert_eq!(stat("S", 0x40_0000, 5, 0x100), Life::Ends, "SIGKILL is on its way");
+        assert_eq!(stat("D", 0x40_0004, 5, 0), Life::Ends);
+        assert_eq!(stat("Z", 0x40_0004, 2, 0), Life::Ends, "a thread still has its descriptors");
+        assert_eq!(stat("Z", 0x40_0004, 1, 0), Life::Ended);
+        assert_eq!(life(""), Life::Ended);
     }
 
     #[test]
