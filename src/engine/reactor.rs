@@ -5,6 +5,7 @@
 //! retained for as long. Short disk transfers are continued here, so a disk operation completes once and whole.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -26,6 +27,11 @@ use crate::volume::effect::DiskResult;
 
 /// Operations the slab holds before it grows.
 const OPS_PREALLOCATED: usize = 4096;
+/// Disk operations handed to the kernel in one turn: this many, or this part of those that wait if that is more. A
+/// device that works while it is called (zram, a page of memory, a fast NVMe polled by the file system) would otherwise
+/// keep the answers of the first until the last is done, and the initiator would have nothing to do meanwhile.
+const DISK_BATCH: usize = 16;
+const DISK_BATCH_PART: usize = 4;
 /// How long the end of a reactor waits for its operations.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How often an operation is tried again after EAGAIN or EINTR before that counts as an error.
@@ -197,6 +203,8 @@ pub struct Reactor {
     ring: Ring,
     ops: Slab<Op>,
     arena: Arc<Arena>,
+    /// Disk operations that the kernel has not been given yet, in order; their `Op` is in the slab.
+    backlog: VecDeque<squeue::Entry>,
     reaped: Vec<Reaped>,
     next_reaped: usize,
     retired: Rc<RefCell<Vec<u32>>>,
@@ -227,6 +235,7 @@ impl Reactor {
             ring,
             ops: Slab::with_capacity(OPS_PREALLOCATED),
             arena,
+            backlog: VecDeque::with_capacity(OPS_PREALLOCATED),
             reaped: Vec::with_capacity(OPS_PREALLOCATED),
             next_reaped: 0,
             retired: Rc::default(),
@@ -362,6 +371,9 @@ impl Reactor {
     /// Cancels everything and waits for it, at most [`DRAIN_LIMIT`]. Completions are dropped.
     fn drain(&mut self) {
         let begun = Instant::now();
+        for entry in self.backlog.drain(..) {
+            drop(self.ops.remove(Key(entry.get_user_data())));
+        }
         let key = self.ops.insert(Op::Cancel);
         let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build().user_data(key.0);
         self.push(&cancel);
@@ -392,7 +404,8 @@ impl Reactor {
 
     fn submit_transfer(&mut self, tag: DiskTag, transfer: Transfer, done: u32, retries: u8) {
         let entry = self.transfer_entry(&transfer, done);
-        self.submit(Op::Disk { tag, transfer, done, retries }, entry);
+        let key = self.ops.insert(Op::Disk { tag, transfer, done, retries });
+        self.backlog.push_back(entry.user_data(key.0));
     }
 
     fn transfer_entry(&self, transfer: &Transfer, done: u32) -> squeue::Entry {
@@ -435,8 +448,24 @@ impl Reactor {
         self.ring.has_news()
     }
 
+    /// Do disk operations wait for the next turn? Then no turn sleeps.
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Queues the disk operations of this turn, behind its sends: answers are on their way while the device works.
+    fn queue_disk_batch(&mut self) {
+        let batch = DISK_BATCH.max(self.backlog.len() / DISK_BATCH_PART);
+        for _ in 0..batch {
+            let Some(entry) = self.backlog.pop_front() else { return };
+            self.push(&entry);
+        }
+    }
+
     /// The system call of the turn. Skipped when there is nothing to submit, nothing to run and no wish to wait.
     pub fn turn(&mut self, wait: Wait) {
+        self.queue_disk_batch();
+        let wait = if self.has_backlog() { Wait::No } else { wait };
         if wait != Wait::No || self.ring.has_submissions() || self.ring.has_news() {
             self.stats.enters += 1;
             if let Err(error) = self.ring.enter(wait) {

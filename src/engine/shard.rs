@@ -146,6 +146,9 @@ impl Shard {
 
     /// The system call of the turn. Sleeps unless there is news.
     fn sleep(&mut self) {
+        if self.plumbing.reactor.has_backlog() {
+            return self.plumbing.reactor.turn(Wait::No);
+        }
         if self.spin.is_worthwhile() && self.look_for_news() {
             return;
         }
