@@ -8,8 +8,14 @@ use crate::wire::{Reader, Short, Writer, crc32c};
 pub struct Epoch(pub u64);
 
 impl Epoch {
+    /// The highest that any record may carry. Nothing reaches it by counting.
+    pub const MAX: Self = Self(1 << 63);
+    /// The highest that is believed of a peer, so that a node that adopts it can go on counting for ever.
+    pub const MAX_OF_A_PEER: Self = Self(1 << 62);
+
     pub fn next(self) -> Self {
-        Self(self.0.checked_add(1).expect("2^64 ownership changes do not happen"))
+        assert!(self < Self::MAX, "2^63 ownership changes do not happen");
+        Self(self.0 + 1)
     }
 }
 
@@ -61,6 +67,7 @@ pub enum RecordError {
     Damaged,
     BadPrimary(u8),
     BadInSync(u8),
+    BadEpoch(u64),
 }
 
 impl core::fmt::Display for RecordError {
@@ -73,6 +80,7 @@ impl core::fmt::Display for RecordError {
             Self::BadInSync(bits) => {
                 write!(f, "arbiter record has in-sync set {bits:#x}; only nodes 0 and 1 exist")
             }
+            Self::BadEpoch(epoch) => write!(f, "arbiter record has epoch {epoch}, which no pair reaches"),
         }
     }
 }
@@ -116,6 +124,9 @@ impl Record {
             0 | 1 => Some(NodeId(primary)),
             other => return Err(RecordError::BadPrimary(other)),
         };
+        if epoch > Epoch::MAX {
+            return Err(RecordError::BadEpoch(epoch.0));
+        }
         let in_sync = NodeSet::from_bits(in_sync).ok_or(RecordError::BadInSync(in_sync))?;
         Ok(Self { epoch, primary, in_sync, nonce })
     }
@@ -134,6 +145,16 @@ mod tests {
             let mut damaged = bytes;
             damaged[at] ^= 0x10;
             assert_eq!(Record::decode(&damaged), Err(RecordError::Damaged));
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_could_not_be_raised_is_refused() {
+        let record = |epoch| Record { epoch, ..Record::default() };
+        let last = record(Epoch::MAX);
+        assert_eq!(Record::decode(&last.encode()), Ok(last));
+        for epoch in [Epoch(Epoch::MAX.0 + 1), Epoch(u64::MAX)] {
+            assert_eq!(Record::decode(&record(epoch).encode()), Err(RecordError::BadEpoch(epoch.0)));
         }
     }
 }

@@ -176,6 +176,9 @@ impl Control {
             2 => {
                 let epoch = Epoch(reader.u64_le()?);
                 let record = read_record(reader)?;
+                if epoch > Epoch::MAX_OF_A_PEER {
+                    return Err(ControlError::BadField("epoch"));
+                }
                 let copy = match reader.u8()? {
                     0 => Copy::Nothing,
                     1 => Copy::Bitmap,
@@ -185,7 +188,7 @@ impl Control {
                 Self::Lead { epoch, record, copy }
             }
             3 => Self::Following,
-            4 => Self::SyncDone { generations: read_generations(reader)? },
+            4 => Self::SyncDone { generations: read_source_generations(reader)? },
             5 => Self::SyncDoneAck,
             6 => Self::Commit { record: read_record(reader)?, idle: read_bool(reader, "idle flag")? },
             7 => Self::Handover { record: read_record(reader)? },
@@ -250,14 +253,22 @@ fn read_bool(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, Contr
     }
 }
 
+/// Whoever adopts a peer's record counts on from it: no peer may bring the count to its end.
 fn read_record(reader: &mut Reader<'_>) -> Result<Record, ControlError> {
-    Record::decode(reader.bytes(RECORD_BYTES)?).map_err(|_| ControlError::BadField("record"))
+    let record = Record::decode(reader.bytes(RECORD_BYTES)?).ok();
+    record.filter(|record| record.epoch <= Epoch::MAX_OF_A_PEER).ok_or(ControlError::BadField("record"))
 }
 
 fn write_generations(generations: &Generations, out: &mut Writer<'_>) -> Result<(), Short> {
     out.u64_le(generations.current)?;
     out.u64_le(generations.base)?;
     generations.history.iter().try_for_each(|&past| out.u64_le(past))
+}
+
+/// A source has data, so it has a generation.
+fn read_source_generations(reader: &mut Reader<'_>) -> Result<Generations, ControlError> {
+    let generations = read_generations(reader)?;
+    if generations.current == 0 { Err(ControlError::BadField("generation")) } else { Ok(generations) }
 }
 
 fn read_generations(reader: &mut Reader<'_>) -> Result<Generations, ControlError> {
@@ -316,5 +327,17 @@ mod tests {
             assert_eq!(Control::decode(&longer), Err(ControlError::TooLong(1)));
         }
         assert_eq!(Control::decode(&[200]), Err(ControlError::UnknownTag(200)));
+    }
+
+    #[test]
+    fn a_peer_cannot_bring_the_count_of_epochs_to_its_end() {
+        let record = Record { epoch: Epoch(Epoch::MAX_OF_A_PEER.0 + 1), ..Record::default() };
+        for message in [Control::Commit { record, idle: false }, Control::Handover { record }] {
+            assert_eq!(Control::decode(&message.encode()), Err(ControlError::BadField("record")));
+        }
+        let lead = Control::Lead { epoch: record.epoch, record: Record::default(), copy: Copy::Nothing };
+        assert_eq!(Control::decode(&lead.encode()), Err(ControlError::BadField("epoch")));
+        let done = Control::SyncDone { generations: Generations::default() };
+        assert_eq!(Control::decode(&done.encode()), Err(ControlError::BadField("generation")));
     }
 }

@@ -6,7 +6,7 @@
 //! | generations | meaning |
 //! |---|---|
 //! | equal | the same history; what differs is in the bitmaps (crash, or a resync whose end was missed) |
-//! | my current = your base | you went on from my data: copy by bitmap to me |
+//! | my current = your base, or a generation of yours since | you went on from my data: copy by bitmap to me |
 //! | my current in your history | you went on, but your bitmap counts from later: copy everything to me |
 //! | a common ancestor only | both went on: split brain, a person decides |
 //! | nothing in common | another volume's data |
@@ -124,7 +124,9 @@ fn is_blank(node: &PeerState, other: &PeerState) -> bool {
 /// The operator's word that one side's data may go. A node that serves never gives its data up this way, and a copy
 /// that is not whole is never the one to keep.
 fn by_order(mine: &PeerState, theirs: &PeerState) -> Option<Relation> {
-    let gives_up = |node: &PeerState| node.discard && !node.primary;
+    // The target of an unfinished full copy has nothing left to keep, whatever it once was.
+    let junk = |node: &PeerState| node.flags.sync_target && node.flags.full_sync;
+    let gives_up = |node: &PeerState| !node.primary && (node.discard || junk(node));
     let whole = |node: &PeerState| !node.flags.sync_target && !node.flags.just_created;
     match (gives_up(mine), gives_up(theirs)) {
         (true, false) if whole(theirs) => Some(Relation::Follow(Copy::Everything)),
@@ -149,7 +151,7 @@ fn lineage(mine: &PeerState, theirs: &PeerState) -> Result<Lineage, Discord> {
             (false, false) => Ok(Lineage::Same),
         };
     }
-    match (m.current == t.base, t.current == m.base) {
+    match (t.covers(m.current), m.covers(t.current)) {
         // Each says that it went on from the other's data. No history leads there, so no copy may win.
         (true, true) => return Err(Discord::SplitBrain),
         (true, false) => return ahead(theirs, Lineage::TheirsAhead(copy_for(mine))),

@@ -166,7 +166,8 @@ impl SimDisk {
             Job::Write { start, data, fua, live } => {
                 let live = if fail { live & random_mask(rng) } else { live };
                 self.cover_concurrent(start, data.len(), rng);
-                self.land(start, data, live, !fail && (fua || !self.volatile));
+                // What a failed write leaves behind stays: it was not promised, but an initiator may see it from now on.
+                self.land(start, data, live, fua || !self.volatile);
             }
             Job::Flush { begun } if fail => self.lose_cache(|cached| cached.order < begun, rng),
             Job::Flush { begun } => self.make_durable(begun),

@@ -14,7 +14,8 @@ pub struct Generations {
     pub current: u64,
     /// The generation from which the bitmap counts: every block this copy changed since is marked. 0: in sync.
     pub base: u64,
-    /// Earlier generations, newest first; 0 marks an empty place.
+    /// Earlier generations, newest first; 0 marks an empty place. While `base` is set and also stands here, those
+    /// before it are newer than it: the bitmap covers them too (see [`covers`](Self::covers)).
     pub history: [u64; GENERATION_HISTORY],
 }
 
@@ -44,6 +45,9 @@ impl Generations {
             self.base = self.current;
         } else {
             // The other copy may have finished a resync to this generation without our hearing of it.
+            if !self.history.contains(&self.base) {
+                self.push(self.base);
+            }
             self.push(self.current);
         }
         self.current = new;
@@ -51,8 +55,21 @@ impl Generations {
 
     /// The other copy has everything again: the bitmap's base becomes history.
     pub fn back_in_sync(&mut self) {
-        self.push(self.base);
+        if !self.history.contains(&self.base) {
+            self.push(self.base);
+        }
         self.base = 0;
+    }
+
+    /// Does a copy of `generation` lack no more than the bitmap marks? That is so for the base, and for every
+    /// generation of this copy since: the other took it over only when it had everything, and bits were cleared only
+    /// for what it had on stable media.
+    pub fn covers(&self, generation: u64) -> bool {
+        if generation == 0 || self.base == 0 {
+            return false;
+        }
+        let since = self.history.iter().position(|&past| past == self.base).unwrap_or(0);
+        generation == self.base || self.history[..since].contains(&generation)
     }
 
     /// This copy has received everything `source` has: it takes over the source's generations as the source will
@@ -105,8 +122,31 @@ mod tests {
         other.adopt(&mine);
         mine.back_in_sync();
         assert_eq!(mine, other);
-        assert_eq!((mine.base, mine.find(10)), (0, Some(Known::History(0))));
+        assert_eq!((mine.base, mine.find(10)), (0, Some(Known::History(1))));
         assert!(mine.knows(12) && !mine.knows(0) && !mine.knows(13));
+    }
+
+    /// The other's resync ended, but the news of it was lost; then this copy went on alone.
+    #[test]
+    fn the_bitmap_covers_every_generation_since_its_base() {
+        let mut mine = Generations::new(9);
+        mine.go_alone(10);
+        mine.back_in_sync();
+        mine.go_alone(11);
+        let mut other = Generations::new(10);
+        other.adopt(&mine);
+        mine.go_alone(12);
+        assert!(mine.covers(other.current) && mine.covers(10) && !mine.covers(9) && !mine.covers(12));
+        other.adopt(&mine);
+        mine.go_alone(13);
+        assert!(mine.covers(12) && mine.covers(11) && mine.covers(10) && !mine.covers(9) && !mine.covers(0));
+        other.adopt(&mine);
+        mine.back_in_sync();
+        assert_eq!(mine, other);
+        assert!(
+            !mine.covers(12) && mine.knows(12) && mine.knows(9),
+            "in sync the bitmap says nothing of the past"
+        );
     }
 
     #[test]

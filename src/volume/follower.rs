@@ -43,6 +43,13 @@ impl Part {
                 self.on_peer_write(Kind::PeerResync, link, header, buf, out)
             }
             (FrameKind::Flush, Payload::None) => {
+                // A leader's part has one flush group under way. More are not its doing, and nothing bounds them.
+                let flushes = |work: &Work| {
+                    work.link == link && !work.orphan && matches!(work.kind, Kind::PeerFlush { .. })
+                };
+                if self.works.iter().any(|(_, work)| flushes(work)) {
+                    return Err(LinkFault::Protocol);
+                }
                 self.on_peer_flush(link, header, out);
                 Ok(())
             }

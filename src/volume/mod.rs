@@ -8,6 +8,7 @@ pub mod messages;
 pub mod mutant;
 pub mod operator;
 pub mod part;
+mod patience;
 mod posture;
 mod primary;
 mod resync;

@@ -22,16 +22,12 @@ use super::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId, Outbox};
 use super::lane::Lane;
 use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
 use super::mutant::{Mutant, Mutants};
+use super::patience::{Open, Patience, Takes};
 use super::work::{Kind, Stage, WorkSlab};
 
 /// How long acknowledged writes may stay unstable before they are flushed in the background. It bounds how much a
 /// lost peer has to resync, not what may be lost: nothing may.
 const STABILITY_DELAY: Duration = Duration::from_millis(40);
-
-/// How long the peer may answer nothing at all while something is asked of it. Its silence as a whole is noticed much
-/// earlier (`peer_timeout`); this is for a device, or one link of several, that hangs under a living peer. Well below
-/// the minute that initiators wait.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(7);
 
 /// What a part is made with.
 #[derive(Clone, Debug)]
@@ -90,9 +86,8 @@ pub struct Part {
     /// Reused lists of slots that may go on.
     pub(super) ready: Vec<u32>,
     pub(super) next_background_flush: Option<Instant>,
-    /// Leading: when to look next whether the peer answers, and since when it has answered nothing.
-    pub(super) next_answer_check: Option<Instant>,
-    pub(super) unanswered_since: Option<Instant>,
+    /// Leading: whether the peer answers.
+    pub(super) patience: Patience,
     /// Some lane wants a page written, room in its activity log, or a look at what became stable.
     pub(super) lanes_need_care: bool,
     /// Some lane has acknowledged writes that are not stable on both copies.
@@ -136,8 +131,7 @@ impl Part {
             stats: PartStats::default(),
             ready: Vec::new(),
             next_background_flush: None,
-            next_answer_check: None,
-            unanswered_since: None,
+            patience: Patience::default(),
             lanes_need_care: true,
             has_unstable: false,
             target_flushes: 0,
@@ -182,7 +176,7 @@ impl Part {
         }
         let handled = match self.posture.link {
             LinkRole::Lead => {
-                self.unanswered_since = None;
+                self.patience.on_answer(link, header.kind);
                 self.on_answer(now, link, header, payload, out)
             }
             LinkRole::Follow => self.on_order(now, link, header, payload, out),
@@ -206,27 +200,36 @@ impl Part {
             self.next_background_flush = None;
             self.flushes.want();
         }
-        if self.next_answer_check.is_some_and(|at| at <= now) {
-            self.check_answers(now, out);
+        if self.patience.deadline().is_some_and(|at| at <= now) {
+            let open = self.unanswered();
+            if self.patience.check(now, open) {
+                self.report_link_fault(LinkFault::Unanswered, out);
+            }
         }
         self.settle(now, out);
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        earliest(self.next_background_flush, self.next_answer_check)
+        earliest(self.next_background_flush, self.patience.deadline())
     }
 
-    /// Notices that the peer takes orders and answers none.
-    fn check_answers(&mut self, now: Instant, out: &mut Outbox) {
-        self.next_answer_check = Some(now + ANSWER_PATIENCE / 4);
-        let asked = self.flushes.waits_for_peer()
-            || self.confirmations.is_under_way()
-            || self.works.iter().any(|(_, work)| work.peer == Half::Pending);
-        self.unanswered_since = if asked { Some(self.unanswered_since.unwrap_or(now)) } else { None };
-        if self.unanswered_since.is_some_and(|since| now.since(since) >= ANSWER_PATIENCE) {
-            self.unanswered_since = None;
-            self.report_link_fault(LinkFault::Unanswered, out);
+    /// Links on which the peer owes an answer.
+    fn unanswered(&self) -> Open {
+        let mut open = [0; 2];
+        let mut owe = |takes: Takes, link: LinkNo| open[takes as usize] |= 1 << link.0;
+        if self.flushes.waits_for_peer() {
+            owe(Takes::Device, self.any_link());
         }
+        if self.confirmations.is_under_way() {
+            owe(Takes::Word, self.any_link());
+        }
+        for (_, work) in self.works.iter().filter(|(_, work)| work.peer == Half::Pending) {
+            owe(Takes::Device, self.link_of(self.lanes[usize::from(work.lane)].id));
+        }
+        for lane in self.lanes.iter().filter(|lane| lane.sync.awaits_bitmap()) {
+            owe(Takes::Word, self.link_of(lane.id));
+        }
+        open
     }
 
     /// The bytes of a page named by [`Effect::MetaWrite`], as they are at this moment.

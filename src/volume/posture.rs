@@ -17,8 +17,7 @@ impl Part {
         let old = core::mem::replace(&mut self.posture, posture);
         self.settled = false;
         self.lanes_need_care = true;
-        self.unanswered_since = None;
-        self.next_answer_check = (posture.link == LinkRole::Lead).then_some(now);
+        self.patience.begin(now, if posture.link == LinkRole::Lead { posture.peer_shards } else { 0 });
         let link_changed = old.session != posture.session || old.link != posture.link;
         if link_changed && old.link == LinkRole::Lead {
             self.lose_peer(out);

@@ -72,6 +72,11 @@ impl LaneSync {
         take_up_to(&mut self.unflushed, stable)
     }
 
+    /// Source: has the target been asked for its bitmap, and not told all of it?
+    pub(super) fn awaits_bitmap(&self) -> bool {
+        self.source && !self.peer_bitmap_known
+    }
+
     fn is_idle(&self) -> bool {
         self.running == 0 && self.unflushed.is_empty()
     }

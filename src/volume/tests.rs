@@ -1,6 +1,8 @@
 //! Stories of two nodes, told on the table of [`pair`]; and every defect that a reader once found, as the story that
 //! shows it. The simulator draws its stories at random; these are the ones to read.
 
+mod decisions;
+mod hostile;
 mod pair;
 
 use crate::block::BlockStatus;

@@ -127,6 +127,9 @@ pub enum ControlEffect {
     Event(Event),
 }
 
+/// Pause after two nodes found that a person must decide between them, before they look whether that has happened.
+const DISCORD_PAUSE: Duration = Duration::from_secs(5);
+
 /// The coordinator's outbox.
 pub type ControlOutbox = Vec<ControlEffect>;
 
@@ -150,6 +153,8 @@ pub struct Coordinator {
     /// The operator wants the peer connected.
     connect_wanted: bool,
     discord: Option<Discord>,
+    /// When to meet again in spite of it: the person may have decided at the other node.
+    discord_until: Option<Instant>,
     discard: bool,
     /// The peer was told this node's generation: what this node takes alone from now on needs another one.
     generation_told: bool,
@@ -181,6 +186,7 @@ impl Coordinator {
             random: config.entropy,
             connect_wanted: config.replicated,
             discord: None,
+            discord_until: None,
             discard: false,
             generation_told: false,
             suspect,
@@ -208,7 +214,7 @@ impl Coordinator {
     pub fn on_session_up(&mut self, now: Instant, id: SessionId, peer_shards: u8, out: &mut ControlOutbox) {
         assert!(self.session.is_none(), "one session at a time");
         self.session = Some(Session::new(id, peer_shards, now));
-        out.push(ControlEffect::Event(Event::Connected));
+        self.tell_meeting(Event::Connected, out);
         self.after_input(now, out);
     }
 
@@ -216,7 +222,7 @@ impl Coordinator {
     pub fn on_session_down(&mut self, now: Instant, id: SessionId, out: &mut ControlOutbox) {
         if self.session.as_ref().is_some_and(|session| session.id == id) {
             self.session = None;
-            out.push(ControlEffect::Event(Event::Disconnected));
+            self.tell_meeting(Event::Disconnected, out);
             self.on_session_lost(out);
         }
         self.after_input(now, out);
@@ -313,13 +319,16 @@ impl Coordinator {
         if self.handing_over.is_some_and(|(_, until)| until <= now) {
             self.end_hand_over(Err(Refusal::PeerNotReady), out);
         }
+        if self.discord_until.is_some_and(|until| until <= now) {
+            self.discord_until = None;
+        }
         self.after_input(now, out);
     }
 
     pub fn deadline(&self) -> Option<Instant> {
         let session = self.session.as_ref().filter(|session| !session.dropping);
         let peer = session.map(|session| session.next_check(self.config.peer_timeout));
-        earliest(peer, self.handing_over.map(|(_, until)| until))
+        earliest(earliest(peer, self.discord_until), self.handing_over.map(|(_, until)| until))
     }
 
     /// The superblock's bytes and the copy (0 or 1) they are for. Called while the effect is drained.
@@ -365,6 +374,13 @@ impl Coordinator {
             && self.posture.link == LinkRole::Follow
     }
 
+    /// Two that cannot work together meet every now and then; that is told once.
+    fn tell_meeting(&self, event: Event, out: &mut ControlOutbox) {
+        if self.discord.is_none() {
+            out.push(ControlEffect::Event(event));
+        }
+    }
+
     /// What every input ends with: begin whatever should be done now.
     fn after_input(&mut self, now: Instant, out: &mut ControlOutbox) {
         self.reconcile(now, out);
@@ -377,7 +393,8 @@ impl Coordinator {
 
     fn may_connect(&self) -> bool {
         let free = self.procedure.as_ref().is_none_or(Procedure::lets_peer_in);
-        let willing = self.connect_wanted && self.discord.is_none() && !self.disk_failed && !self.stopped;
+        let willing =
+            self.connect_wanted && self.discord_until.is_none() && !self.disk_failed && !self.stopped;
         self.config.replicated && willing && free
     }
 

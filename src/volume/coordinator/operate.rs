@@ -160,7 +160,7 @@ impl Coordinator {
         if !ready || self.superblock.record.in_sync != NodeSet::BOTH {
             return Err(Refusal::PeerNotReady);
         }
-        self.begin_wind_down(Goal::Switchover { ticket: Some(ticket) }, out);
+        self.begin_switchover(ticket, out);
         Ok(())
     }
 
@@ -188,6 +188,7 @@ impl Coordinator {
         }
         self.connect_wanted = true;
         self.discord = None;
+        self.discord_until = None;
         self.discard = discard;
         self.reply(Some(ticket), Ok(()), out);
         Ok(())

@@ -22,6 +22,10 @@ pub(super) enum Goal {
     Boot,
     /// Primary whose peer is gone (D3).
     GoAlone,
+    /// The old primary handed over: lead.
+    TakeOver {
+        session: SessionId,
+    },
     /// Serve. `force`: the other node is fenced, says the operator.
     Promote {
         ticket: Option<Ticket>,
@@ -78,6 +82,9 @@ pub(super) enum Wait {
     /// All parts settled in the current posture.
     Settled,
     Flushed(OpId),
+    /// The superblock's first copy is durable; then the second is written, so that no page that goes bad later takes
+    /// the node back to rights that it has lost.
+    RecordedOnce(OpId),
     Recorded(OpId),
     /// The arbiter's record.
     Read,
@@ -105,6 +112,7 @@ impl Procedure {
                 | Goal::Follow { .. }
                 | Goal::FinishTarget { .. }
                 | Goal::Commit { .. }
+                | Goal::TakeOver { .. }
                 | Goal::Promote { beside: Some(_), .. }
         )
     }
@@ -139,7 +147,12 @@ impl Coordinator {
 
     fn record(&mut self, out: &mut ControlOutbox) {
         let op = self.write_superblock(out);
-        self.wait_for(Wait::Recorded(op));
+        self.wait_for(Wait::RecordedOnce(op));
+    }
+
+    fn begin_recording(&mut self, goal: Goal, out: &mut ControlOutbox) {
+        let op = self.write_superblock(out);
+        self.begin(goal, Wait::RecordedOnce(op));
     }
 
     fn flush_first(&mut self, out: &mut ControlOutbox) {
@@ -160,8 +173,7 @@ impl Coordinator {
         // A doubt must outlive the next restart, which would see today's boot identifier.
         self.superblock.flags.outdated |= self.suspect;
         self.superblock.flags.clean_shutdown = false;
-        let op = self.write_superblock(out);
-        self.begin(Goal::Boot, Wait::Recorded(op));
+        self.begin_recording(Goal::Boot, out);
         let (record, flags) = (self.superblock.record, self.superblock.flags);
         out.push(ControlEffect::Event(Event::Started { record, flags }));
     }
@@ -182,13 +194,9 @@ impl Coordinator {
     ) {
         let beside =
             self.live_session().filter(|session| session.stage == Stage::Idle).map(|session| session.id);
-        self.begin(Goal::Promote { ticket, seed, force, beside }, Wait::Settled);
-        if beside.is_some() {
-            out.push(ControlEffect::ReadRecord);
-            self.wait_for(Wait::Read);
-            return;
-        }
-        self.close_link(out);
+        // The hint first: what it refuses leaves the session, and a resync that runs in it, alone.
+        self.begin(Goal::Promote { ticket, seed, force, beside }, Wait::Read);
+        out.push(ControlEffect::ReadRecord);
     }
 
     /// R2: close the link, drop what was received but not applied, let the own disk drain.
@@ -198,14 +206,20 @@ impl Coordinator {
         self.wait_for(Wait::Settled);
     }
 
-    /// The old primary handed over: lead.
+    /// R12: the old primary's last act was the change that names this node, with both in sync; it follows from now on.
+    /// No change of this node's own is needed: until there is one it answers nothing without the old primary's word.
     pub(super) fn begin_take_over(&mut self, record: Record, out: &mut ControlOutbox) {
         self.superblock.record = record;
         let session = self.session.as_ref().expect("handed over in a session").id;
         self.set_stage(Stage::Idle);
         self.settle_without_link(Service::Closed, out);
-        let goal = Goal::Promote { ticket: None, seed: false, force: None, beside: Some(session) };
-        self.begin(goal, Wait::Settled);
+        self.begin(Goal::TakeOver { session }, Wait::Settled);
+    }
+
+    /// Asks whether the arbiter is there before anything is stopped for it.
+    pub(super) fn begin_switchover(&mut self, ticket: Ticket, out: &mut ControlOutbox) {
+        self.begin(Goal::Switchover { ticket: Some(ticket) }, Wait::Read);
+        out.push(ControlEffect::ReadRecord);
     }
 
     /// The target's copy counts for nothing from now on, so what this one has only in its cache must not be lost.
@@ -232,8 +246,7 @@ impl Coordinator {
             out.push(ControlEffect::Event(Event::ResyncStarted { source: false, full }));
         }
         self.set_stage(Stage::Following { copy });
-        let op = self.write_superblock(out);
-        self.begin(Goal::Follow { session, epoch, copy }, Wait::Recorded(op));
+        self.begin_recording(Goal::Follow { session, epoch, copy }, out);
     }
 
     pub(super) fn begin_finish_target(&mut self, generations: Generations, out: &mut ControlOutbox) {
@@ -246,15 +259,13 @@ impl Coordinator {
         flags.outdated = false;
         self.suspect = false;
         self.discard = false;
-        let op = self.write_superblock(out);
-        self.begin(Goal::FinishTarget { session }, Wait::Recorded(op));
+        self.begin_recording(Goal::FinishTarget { session }, out);
     }
 
     pub(super) fn begin_commit(&mut self, record: Record, idle: bool, out: &mut ControlOutbox) {
         let session = self.session.as_ref().expect("told in a session").id;
         self.superblock.record = record;
-        let op = self.write_superblock(out);
-        self.begin(Goal::Commit { session, idle }, Wait::Recorded(op));
+        self.begin_recording(Goal::Commit { session, idle }, out);
     }
 
     /// From now on the peer's acknowledgement is needed: before the arbiter hears of it, not after (R3).
@@ -277,15 +288,18 @@ impl Coordinator {
         // The copies are equal: this one lacks nothing that the other has.
         self.suspect = false;
         self.superblock.flags.outdated = false;
-        let op = self.write_superblock(out);
-        self.begin(Goal::EndIdleSync { session }, Wait::Recorded(op));
+        self.begin_recording(Goal::EndIdleSync { session }, out);
     }
 
     /// Stops in order: what runs finishes on both copies if the peer is in sync, and the activity log is emptied.
     pub(super) fn begin_wind_down(&mut self, goal: Goal, out: &mut ControlOutbox) {
+        self.begin(goal, Wait::Settled);
+        self.stop_serving(out);
+    }
+
+    fn stop_serving(&mut self, out: &mut ControlOutbox) {
         let together = self.posture.service == Service::Both;
         self.set_serving(false, out);
-        self.begin(goal, Wait::Settled);
         if !together {
             self.drop_session(super::DropReason::OnPurpose, out);
         }
@@ -309,7 +323,7 @@ impl Coordinator {
 
     /// The session went away. A procedure that waits for the peer's part of winding down must not wait for ever.
     pub(super) fn on_session_lost(&mut self, out: &mut ControlOutbox) {
-        let Some(Procedure { goal, wait: Wait::Settled }) = self.procedure else { return };
+        let Some(Procedure { goal, wait: Wait::Settled | Wait::Read }) = self.procedure else { return };
         match goal {
             Goal::Demote { .. } | Goal::Stop { .. } => self.wind_down(false, out),
             Goal::Switchover { ticket } => {
@@ -383,10 +397,8 @@ impl Coordinator {
             }
             Goal::GoAlone if self.config.mutants.has(Mutant::SkipFlushBeforeAlone) => self.ask_alone(out),
             Goal::GoAlone => self.flush_first(out),
-            Goal::Promote { .. } => {
-                out.push(ControlEffect::ReadRecord);
-                self.wait_for(Wait::Read);
-            }
+            Goal::Promote { .. } => self.flush_first(out),
+            Goal::TakeOver { .. } => self.record(out),
             Goal::AddPeer { .. } if self.superblock.record.in_sync == NodeSet::BOTH => {
                 self.count_peer_in(out)
             }
@@ -424,6 +436,10 @@ impl Coordinator {
         let Some(Procedure { goal, wait }) = self.procedure else { return };
         match wait {
             Wait::Flushed(wanted) if wanted == op => self.on_flushed(now, goal, out),
+            Wait::RecordedOnce(wanted) if wanted == op => {
+                let op = self.write_superblock(out);
+                self.wait_for(Wait::Recorded(op));
+            }
             Wait::Recorded(wanted) if wanted == op => self.on_recorded(now, goal, out),
             _ => {}
         }
@@ -491,16 +507,33 @@ impl Coordinator {
     }
 
     pub(super) fn on_record_read(&mut self, _now: Instant, outcome: RecordOutcome, out: &mut ControlOutbox) {
-        let Some(Procedure { goal: Goal::Promote { ticket, force, seed, beside }, wait: Wait::Read }) =
-            self.procedure
+        let Some(Procedure { goal, wait: Wait::Read }) = self.procedure else { return };
+        match (goal, outcome) {
+            (Goal::Promote { .. }, RecordOutcome::Unreachable) => {
+                self.refuse_promotion(Refusal::ArbiterUnreachable, out);
+            }
+            (Goal::Promote { .. }, RecordOutcome::Known(hint)) => self.judge_promotion(hint, false, out),
+            // Only this node's own knowledge is left.
+            (Goal::Promote { .. }, RecordOutcome::NeedsOperator) => {
+                self.judge_promotion(self.superblock.record, true, out);
+            }
+            (Goal::Switchover { ticket }, RecordOutcome::Unreachable) => {
+                self.done();
+                self.reply(ticket, Err(Refusal::ArbiterUnreachable), out);
+            }
+            (Goal::Switchover { .. }, _) => {
+                self.wait_for(Wait::Settled);
+                self.stop_serving(out);
+            }
+            _ => {}
+        }
+    }
+
+    /// The gates of a promotion. `by_person`: the arbiter is a person, and the hint this node's own memory.
+    fn judge_promotion(&mut self, hint: Record, by_person: bool, out: &mut ControlOutbox) {
+        let Some(Procedure { goal: Goal::Promote { ticket, force, seed, beside }, .. }) = self.procedure
         else {
             return;
-        };
-        let hint = match outcome {
-            RecordOutcome::Known(record) => record,
-            // Only this node's own knowledge is left.
-            RecordOutcome::NeedsOperator => self.superblock.record,
-            RecordOutcome::Unreachable => return self.refuse_promotion(Refusal::ArbiterUnreachable, out),
         };
         let fresh = hint.epoch == Epoch(0);
         if hint.epoch < self.superblock.record.epoch {
@@ -519,18 +552,16 @@ impl Coordinator {
         if self.superblock.flags.just_created && !may_be_seeded {
             return self.refuse_promotion(Refusal::NeverSynced, out);
         }
-        self.superblock.record = hint;
         // Beside a peer that the record leaves out this node serves alone first; the resync counts the peer in.
         let together = fresh || hint.in_sync == NodeSet::BOTH;
-        if beside.is_some_and(|session| self.is_current(session) && together) {
-            return self.ask_promotion(out);
+        let beside = beside.filter(|&session| self.is_current(session) && together);
+        if by_person && beside.is_none() && force.is_none() {
+            return self.refuse_promotion(Refusal::NeedsOperator, out);
         }
-        if beside.is_some() {
-            let goal = Goal::Promote { ticket, seed, force, beside: None };
-            self.procedure = Some(Procedure { goal, wait: Wait::Read });
-            return self.close_link(out);
-        }
-        self.flush_first(out);
+        self.superblock.record = hint;
+        self.procedure =
+            Some(Procedure { goal: Goal::Promote { ticket, seed, force, beside }, wait: Wait::Read });
+        if beside.is_some() { self.ask_promotion(out) } else { self.close_link(out) }
     }
 
     pub(super) fn on_swapped(&mut self, now: Instant, outcome: CasOutcome, out: &mut ControlOutbox) {
@@ -573,6 +604,8 @@ impl Coordinator {
                 self.superblock.flags.full_sync = false;
             }
             Goal::Surrender => return self.done(),
+            // This node records it when it follows. Until then it knows less, and serves nobody.
+            Goal::Switchover { ticket } => return self.hand_over(ticket, out),
             _ => {}
         }
         self.record(out);
@@ -650,8 +683,8 @@ impl Coordinator {
                 out.push(ControlEffect::Event(Event::Stopped));
                 self.reply(Some(ticket), Ok(()), out);
             }
-            Goal::Switchover { ticket } => self.hand_over(ticket, out),
-            Goal::Fence | Goal::Surrender | Goal::FlushSource { .. } => self.done(),
+            Goal::TakeOver { session } => self.end_promote(None, None, Some(session), out),
+            Goal::Switchover { .. } | Goal::Fence | Goal::Surrender | Goal::FlushSource { .. } => self.done(),
         }
     }
 

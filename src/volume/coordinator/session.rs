@@ -4,6 +4,7 @@
 
 use alloc::collections::VecDeque;
 
+use crate::arbitration::NodeSet;
 use crate::replication::control::{ByeReason, Control, Copy, PeerState};
 use crate::replication::decision::{Discord, Relation, decide};
 use crate::time::{Duration, Instant};
@@ -153,7 +154,7 @@ impl Coordinator {
     pub(super) fn step_session(&mut self, now: Instant, out: &mut ControlOutbox) -> bool {
         let Some(session) = self.session.as_mut().filter(|session| !session.dropping) else { return false };
         if let (Stage::Meeting, Some(mine), Some(theirs)) = (session.stage, session.sent, session.peer) {
-            self.meet(mine, theirs, out);
+            self.meet(now, mine, theirs, out);
             return true;
         }
         if let Some(message) = session.inbox.pop_front() {
@@ -185,7 +186,7 @@ impl Coordinator {
     }
 
     /// Both states are known: decide.
-    fn meet(&mut self, mine: PeerState, theirs: PeerState, out: &mut ControlOutbox) {
+    fn meet(&mut self, now: Instant, mine: PeerState, theirs: PeerState, out: &mut ControlOutbox) {
         if mine != self.own_state() {
             return self.drop_session(DropReason::Changed, out);
         }
@@ -198,6 +199,9 @@ impl Coordinator {
             // A committed fact this node had not heard of. (A follower takes the record over with the lead.)
             self.superblock.record = theirs.record;
         }
+        if decision.is_ok() {
+            self.discord = None;
+        }
         match decision {
             Err(Discord::NoData) => self.set_stage(Stage::NoData),
             Ok(Relation::Idle) => self.set_stage(Stage::Idle),
@@ -206,7 +210,7 @@ impl Coordinator {
                 self.begin_flush_source(copy, out);
             }
             Ok(Relation::Lead(copy)) => self.begin_leading(copy, out),
-            Err(discord) => self.fall_out(discord, out),
+            Err(discord) => self.fall_out(now, discord, out),
         }
     }
 
@@ -216,8 +220,10 @@ impl Coordinator {
         self.send(Control::Lead { epoch: self.posture.epoch.max(record.epoch), record, copy }, out);
     }
 
-    fn fall_out(&mut self, discord: Discord, out: &mut ControlOutbox) {
-        out.push(ControlEffect::Event(Event::Refused(discord)));
+    fn fall_out(&mut self, now: Instant, discord: Discord, out: &mut ControlOutbox) {
+        if self.discord != Some(discord) {
+            out.push(ControlEffect::Event(Event::Refused(discord)));
+        }
         match discord {
             // Solved by stopping here, or by the peer's stopping there: meet again afterwards.
             Discord::Superseded => self.superseded = true,
@@ -225,6 +231,7 @@ impl Coordinator {
             // A person must say.
             _ => {
                 self.discord = Some(discord);
+                self.discord_until = Some(now + super::DISCORD_PAUSE);
                 self.send(Control::Bye { reason: ByeReason::Refused }, out);
                 return self.set_stage(Stage::Parting { discord });
             }
@@ -258,7 +265,8 @@ impl Coordinator {
                 self.begin_commit(record, idle, out);
             }
             (Control::Handover { record }, Stage::Following { copy: Copy::Nothing })
-                if record.epoch > self.superblock.record.epoch && record.primary == Some(me) =>
+                if record.epoch > self.superblock.record.epoch
+                    && (record.primary, record.in_sync) == (Some(me), NodeSet::BOTH) =>
             {
                 self.begin_take_over(record, out);
             }

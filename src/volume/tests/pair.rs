@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::arbitration::Record;
 use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
 use crate::replication::control::Control;
-use crate::replication::frame::FrameHeader;
+use crate::replication::frame::{FrameHeader, FrameKind};
 use crate::replication::receiver::Payload;
 use crate::storage::*;
 use crate::time::{Duration, Instant};
@@ -140,6 +140,10 @@ pub struct Arbiter {
     queue: VecDeque<(usize, u8, Question)>,
     pub held: bool,
     pub is_person: bool,
+    /// Reads are answered `Unreachable`; changes wait.
+    pub is_away: bool,
+    /// Changes that were asked for.
+    pub asked: u32,
 }
 
 /// What may be found in a block. Tests write rising values.
@@ -307,6 +311,15 @@ impl Pair {
         node.disk.cache.clear();
     }
 
+    /// The metadata page that was written last goes bad.
+    pub fn spoil_newest_superblock(&mut self, number: usize) {
+        let pages = &mut self.nodes[number].disk.pages;
+        let page = |at: usize| pages.get(&self.layout.superblocks[at]).map(|page| &**page);
+        let copies = SuperblockCopies { first: page(0), second: page(1) };
+        let newest = copies.choose().expect("a superblock").superblock.copy();
+        pages.remove(&self.layout.superblocks[newest]);
+    }
+
     pub fn runs(&self, number: usize) -> bool {
         self.nodes[number].process.is_some()
     }
@@ -431,6 +444,12 @@ impl Pair {
 
     /// Lets background flushes happen.
     pub fn pass_time(&mut self, duration: Duration) {
+        self.pass_a_moment(duration);
+        self.run();
+    }
+
+    /// Timers fire; what they ask for is left in the queues.
+    pub fn pass_a_moment(&mut self, duration: Duration) {
         self.now = self.now + duration;
         for number in 0..2 {
             if !self.runs(number) {
@@ -441,7 +460,6 @@ impl Pair {
             }
             self.control(number, |coordinator, now, out| coordinator.on_timer(now, out));
         }
-        self.run();
     }
 
     // ---- checking ----
@@ -546,6 +564,25 @@ impl Pair {
             Effect::Free(buf) => assert!(process.buffers.remove(&buf).is_some(), "a buffer is freed once"),
             Effect::Report(report) => process.reports.push_back(report),
         }
+    }
+
+    /// Something that the peer of `number` never said arrives there, before all that is under way.
+    pub fn forge_control(&mut self, number: usize, message: Control) {
+        self.links[1 - number].push_front(Parcel::Control(message));
+    }
+
+    /// A frame that the peer of `number` never sent arrives at shard 0 there; `data`: one block of it.
+    pub fn forge_frame(&mut self, number: usize, header: FrameHeader, payload: Option<Vec<u8>>) {
+        let bytes = !matches!(header.kind, FrameKind::Write | FrameKind::ResyncData);
+        self.links[1 - number].push_front(Parcel::Frame { to: 0, from: 0, header, payload, bytes });
+    }
+
+    pub fn session(&self, number: usize) -> Option<SessionId> {
+        self.nodes[number].session
+    }
+
+    pub fn has_session(&self) -> bool {
+        self.nodes.iter().all(|node| node.session.is_some())
     }
 
     fn send(
@@ -691,9 +728,7 @@ impl Pair {
                         process.buffers.insert(buf, data.clone());
                         Payload::Buf(buf)
                     }
-                    None if header.kind == crate::replication::frame::FrameKind::Bitmap => {
-                        Payload::Bytes(&[])
-                    }
+                    None if header.kind == FrameKind::Bitmap => Payload::Bytes(&[]),
                     None => Payload::None,
                 };
                 let link = LinkNo(from as u8);
@@ -725,17 +760,26 @@ impl Pair {
         if self.arbiter.held {
             return false;
         }
-        let Some((number, boots, question)) = self.arbiter.queue.pop_front() else { return false };
+        let away = self.arbiter.is_away;
+        let answered = |question: &Question| !away || matches!(question, Question::Read);
+        let Some(at) = self.arbiter.queue.iter().position(|(_, _, question)| answered(question)) else {
+            return false;
+        };
+        let (number, boots, question) = self.arbiter.queue.remove(at).expect("it was found there");
         assert_eq!(self.nodes[number].boots, boots);
         let person = self.arbiter.is_person;
         match question {
             Question::Read => {
                 let record = self.arbiter.record;
-                let outcome =
-                    if person { RecordOutcome::NeedsOperator } else { RecordOutcome::Known(record) };
+                let outcome = match person {
+                    _ if away => RecordOutcome::Unreachable,
+                    true => RecordOutcome::NeedsOperator,
+                    false => RecordOutcome::Known(record),
+                };
                 self.control(number, |coordinator, now, out| coordinator.on_record(now, outcome, out));
             }
             Question::Cas(expected, proposed) => {
+                self.arbiter.asked += 1;
                 let outcome = if person {
                     CasOutcome::NeedsOperator
                 } else if self.arbiter.record == expected {
