@@ -60,6 +60,51 @@ pub enum Command {
         service_action: u16,
         allocation: u32,
     },
+    ReportSupportedTaskManagementFunctions {
+        /// REPD: the long format.
+        extended: bool,
+        allocation: u32,
+    },
+    SendDiagnostic {
+        /// SELF-TEST CODE, 0..=7.
+        self_test_code: u8,
+        self_test: bool,
+        parameter_bytes: u32,
+    },
+    PreventAllowMediumRemoval,
+    PreFetch {
+        lba: Lba,
+        /// Zero: up to the last block.
+        blocks: u32,
+    },
+    ReadDefectData {
+        form: DefectForm,
+        /// PLIST and GLIST, as their bits stand in the CDB, and the format: echoed in the answer.
+        wanted: u8,
+        allocation: u32,
+    },
+    LogSense {
+        save: bool,
+        page: u8,
+        subpage: u8,
+        /// PARAMETER POINTER: parameters with smaller codes are left out.
+        from: u16,
+        allocation: u32,
+    },
+}
+
+impl Command {
+    /// Would it change the medium? A read-only disk refuses it.
+    pub fn changes_medium(&self) -> bool {
+        matches!(self, Self::Write(_))
+    }
+}
+
+/// The ten-byte or the twelve-byte form of READ DEFECT DATA; their headers differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DefectForm {
+    Ten,
+    Twelve,
 }
 
 /// A READ or WRITE.
@@ -184,6 +229,33 @@ fn decode_fields(row: &OperationSpec, cdb: &Fields) -> Result<Command, SenseData
             opcode: cdb.0[3],
             service_action: cdb.u16(4) as u16,
             allocation: cdb.u32(6),
+        },
+        Operation::ReportSupportedTaskManagementFunctions => {
+            Command::ReportSupportedTaskManagementFunctions {
+                extended: cdb.bit(2, 7),
+                allocation: cdb.u32(6),
+            }
+        }
+        Operation::SendDiagnostic => Command::SendDiagnostic {
+            self_test_code: cdb.0[1] >> 5,
+            self_test: cdb.bit(1, 2),
+            parameter_bytes: cdb.u16(3),
+        },
+        Operation::PreventAllowMediumRemoval => Command::PreventAllowMediumRemoval,
+        Operation::PreFetch10 => Command::PreFetch { lba: Lba(u64::from(cdb.u32(2))), blocks: cdb.u16(7) },
+        Operation::PreFetch16 => Command::PreFetch { lba: Lba(cdb.u64(2)), blocks: cdb.u32(10) },
+        Operation::ReadDefectData10 => {
+            Command::ReadDefectData { form: DefectForm::Ten, wanted: cdb.0[2], allocation: cdb.u16(7) }
+        }
+        Operation::ReadDefectData12 => {
+            Command::ReadDefectData { form: DefectForm::Twelve, wanted: cdb.0[1], allocation: cdb.u32(6) }
+        }
+        Operation::LogSense => Command::LogSense {
+            save: cdb.bit(1, 0),
+            page: cdb.0[2] & 0x3F,
+            subpage: cdb.0[3],
+            from: cdb.u16(5) as u16,
+            allocation: cdb.u16(7),
         },
     })
 }

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::cdb::Access;
+use super::cdb::{Access, DefectForm};
 use super::data_in::{DataIn, truncate};
 use super::identity::{DeviceIdentity, IdentityError};
 use super::sense::{SenseData, SenseFormat};
@@ -26,6 +26,19 @@ pub struct LogicalUnit {
     pub volatile_cache: bool,
     /// Most bytes of one READ or WRITE; a multiple of the block size and not zero.
     pub max_transfer_bytes: u32,
+    pub provisioning: Provisioning,
+    /// Every command that would change the medium is refused with 27/00.
+    pub read_only: bool,
+}
+
+/// Whether initiators may give blocks back (SBC-3 §4.7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Provisioning {
+    /// Fully provisioned: every block is always mapped.
+    #[default]
+    Fixed,
+    /// UNMAP and WRITE SAME with UNMAP give blocks back to the disks below; an unmapped block reads as zeroes.
+    Thin,
 }
 
 impl LogicalUnit {
@@ -54,7 +67,13 @@ impl LogicalUnit {
             physical_block_shift,
             volatile_cache,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
+            provisioning: Provisioning::default(),
+            read_only: false,
         })
+    }
+
+    pub fn is_thin(&self) -> bool {
+        self.provisioning == Provisioning::Thin
     }
 
     /// Most blocks of one READ or WRITE, the MAXIMUM TRANSFER LENGTH of VPD page B0h.
@@ -116,6 +135,42 @@ impl LogicalUnit {
         Ok(Outcome::Flush { lu })
     }
 
+    /// PRE-FETCH (SBC-3 §5.10). There is no cache of the medium to fill: GOOD says that the blocks did not fit.
+    pub(super) fn pre_fetch(&self, lba: Lba, blocks: u32) -> Result<Outcome, SenseData> {
+        self.in_volume(lba, u64::from(blocks))?;
+        Ok(Outcome::Done)
+    }
+
+    /// SEND DIAGNOSTIC (SPC-4 §6.42): the default self-test passes, and there is nothing else to test.
+    ///
+    /// # Errors
+    /// 24/00 for another self-test or for a parameter list, as no diagnostic page exists.
+    pub(super) fn send_diagnostic(&self, code: u8, parameter_bytes: u32) -> Result<Outcome, SenseData> {
+        if code != 0 {
+            return Err(SenseData::invalid_cdb_bit(1, 7));
+        }
+        if parameter_bytes != 0 {
+            return Err(SenseData::invalid_cdb_field(3));
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// READ DEFECT DATA (SBC-3 §5.11): both lists are empty, whatever the format asked for.
+    pub(super) fn read_defect_data(
+        &self,
+        form: DefectForm,
+        wanted: u8,
+        allocation: u32,
+        data_in: &mut Vec<u8>,
+    ) {
+        data_in.extend_from_slice(&[0, wanted & 0x1F]);
+        match form {
+            DefectForm::Ten => data_in.put_u16(0),
+            DefectForm::Twelve => data_in.put_zeros(6), // generation code, length
+        }
+        truncate(data_in, allocation);
+    }
+
     /// START STOP UNIT (SBC-3 §5.20). The disk is shared by initiators and never spins down: a stop, or a move to a
     /// lower power condition, writes the caches out (unless NO_FLUSH) and changes nothing else.
     pub(super) fn start_stop_unit(
@@ -146,13 +201,15 @@ impl LogicalUnit {
         data_in.put_u32(self.geometry.block_bytes());
     }
 
-    /// READ CAPACITY(16) data, 32 bytes (SBC-3 §5.14). Fully provisioned: LBPME and LBPRZ are zero.
+    /// READ CAPACITY(16) data, 32 bytes (SBC-3 §5.14).
     pub(super) fn read_capacity_16(&self, allocation: u32, data_in: &mut Vec<u8>) {
         data_in.put_u64(self.last_block());
         data_in.put_u32(self.geometry.block_bytes());
         data_in.push(0); // no protection information
         data_in.push(self.physical_block_exponent());
-        data_in.put_zeros(32 - 14);
+        // LBPME: blocks can be given back. LBPRZ: and read as zeroes then. The lowest aligned block is 0.
+        data_in.push(if self.is_thin() { 0xC0 } else { 0 });
+        data_in.put_zeros(32 - 15);
         truncate(data_in, allocation);
     }
 

@@ -11,6 +11,7 @@ mod cdb;
 mod data_in;
 mod identity;
 mod inquiry;
+mod log;
 mod logical_unit;
 mod lun;
 mod mode;
@@ -19,11 +20,12 @@ mod sense;
 mod status;
 mod supported;
 mod target;
+mod vital_product;
 
 pub use attention::UnitAttention;
-pub use cdb::{Access, CDB_BYTES, Command, ModeForm, ModeSense, decode};
+pub use cdb::{Access, CDB_BYTES, Command, DefectForm, ModeForm, ModeSense, decode};
 pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, TARGET_NAME_MAX};
-pub use logical_unit::{LogicalUnit, MAX_TRANSFER_BYTES};
+pub use logical_unit::{LogicalUnit, MAX_TRANSFER_BYTES, Provisioning};
 pub use lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
 pub use sense::{
     AdditionalSense, FIXED_SENSE_BYTES, FieldPointer, SENSE_BYTES_MAX, SenseData, SenseFormat, SenseKey,

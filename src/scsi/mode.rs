@@ -21,6 +21,8 @@ const ALL_SUBPAGES: u8 = 0xFF;
 
 /// DEVICE-SPECIFIC PARAMETER: DPOFUA, for READ and WRITE honour DPO and FUA (SBC-3 §6.5.1).
 const DPOFUA: u8 = 0x10;
+/// DEVICE-SPECIFIC PARAMETER: the disk is write-protected.
+const WP: u8 = 0x80;
 
 /// A page of the device. Pages with `subpage` 0 have the short header, others the long one (SPF).
 struct Page {
@@ -31,12 +33,33 @@ struct Page {
 }
 
 /// Ascending by page code and subpage.
-const PAGES: [Page; 4] = [
+const PAGES: [Page; 7] = [
+    Page { code: 0x01, subpage: 0x00, body: error_recovery },
+    Page { code: 0x02, subpage: 0x00, body: disconnect_reconnect },
     Page { code: 0x08, subpage: 0x00, body: caching },
     Page { code: 0x0A, subpage: 0x00, body: control },
     Page { code: 0x0A, subpage: 0x01, body: control_extension },
+    Page { code: 0x1A, subpage: 0x00, body: power_condition },
     Page { code: 0x1C, subpage: 0x00, body: informational_exceptions },
 ];
+
+/// Read-Write Error Recovery (SBC-3 §6.5.8). Recovery is the business of the disks of the two servers.
+fn error_recovery(_: &LogicalUnit, data_in: &mut Vec<u8>) {
+    const AWRE: u8 = 0x80;
+    const ARRE: u8 = 0x40;
+    data_in.push(AWRE | ARRE);
+    data_in.put_zeros(9);
+}
+
+/// Disconnect-Reconnect (SPC-4 §7.5.10): iSCSI has its own burst lengths, negotiated in the login.
+fn disconnect_reconnect(_: &LogicalUnit, data_in: &mut Vec<u8>) {
+    data_in.put_zeros(14);
+}
+
+/// Power Condition (SPC-4 §7.5.15): no timer runs, the disk is always active.
+fn power_condition(_: &LogicalUnit, data_in: &mut Vec<u8>) {
+    data_in.put_zeros(38);
+}
 
 /// Caching (SBC-3 §6.5.5): WCE when a disk keeps written data in a volatile cache.
 fn caching(unit: &LogicalUnit, data_in: &mut Vec<u8>) {
@@ -108,11 +131,12 @@ pub(super) fn sense(unit: &LogicalUnit, request: &ModeSense, data_in: &mut Vec<u
         (false, false) => 8,
         (false, true) => 16,
     };
+    let device_specific = if unit.read_only { DPOFUA | WP } else { DPOFUA };
     match request.form {
-        ModeForm::Six => data_in.extend_from_slice(&[0, 0, DPOFUA, descriptor]),
+        ModeForm::Six => data_in.extend_from_slice(&[0, 0, device_specific, descriptor]),
         ModeForm::Ten => {
             let long = u8::from(descriptor == 16);
-            data_in.extend_from_slice(&[0, 0, 0, DPOFUA, long, 0, 0, descriptor]);
+            data_in.extend_from_slice(&[0, 0, 0, device_specific, long, 0, 0, descriptor]);
         }
     }
     block_descriptor(unit, descriptor, data_in);

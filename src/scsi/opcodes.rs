@@ -26,8 +26,16 @@ pub enum Operation {
     ReadCapacity16,
     ReportLuns,
     ReportSupportedOperationCodes,
+    ReportSupportedTaskManagementFunctions,
     Read12,
     Write12,
+    SendDiagnostic,
+    PreventAllowMediumRemoval,
+    PreFetch10,
+    PreFetch16,
+    ReadDefectData10,
+    ReadDefectData12,
+    LogSense,
 }
 
 /// One row of the table.
@@ -75,6 +83,8 @@ impl OperationSpec {
 const ACCESS: u8 = 0x1A;
 /// GROUP NUMBER: accepted and not collected into anything, for there are no group attributes to report.
 const GROUP: u8 = 0x1F;
+/// IMMED of PRE-FETCH.
+const IMMED: u8 = 0x02;
 /// IMMED, and the obsolete SYNC_NV, of SYNCHRONIZE CACHE.
 const SYNC: u8 = 0x06;
 
@@ -88,7 +98,7 @@ const fn action(operation: Operation, usage: &'static [u8]) -> OperationSpec {
 
 /// All commands, in order of operation code and service action. The last byte of each is CONTROL: no bit of it may be
 /// set, for NACA is not supported (NORMACA = 0) and LINK is obsolete.
-pub static OPERATIONS: [OperationSpec; 22] = {
+pub static OPERATIONS: [OperationSpec; 30] = {
     use Operation as O;
     const F: u8 = 0xFF;
     [
@@ -100,20 +110,28 @@ pub static OPERATIONS: [OperationSpec; 22] = {
         row(O::ModeSelect6, &[0x15, 0x11, 0, 0, F, 0]),
         row(O::ModeSense6, &[0x1A, 0x08, F, F, F, 0]),
         row(O::StartStopUnit, &[0x1B, 0x01, 0, 0x0F, 0xF7, 0]),
+        row(O::SendDiagnostic, &[0x1D, 0xF7, 0, F, F, 0]),
+        row(O::PreventAllowMediumRemoval, &[0x1E, 0, 0, 0, 0x03, 0]),
         row(O::ReadCapacity10, &[0x25, 0, F, F, F, F, 0, 0, 0x01, 0]),
         row(O::Read10, &[0x28, ACCESS, F, F, F, F, GROUP, F, F, 0]),
         row(O::Write10, &[0x2A, ACCESS, F, F, F, F, GROUP, F, F, 0]),
+        row(O::PreFetch10, &[0x34, IMMED, F, F, F, F, GROUP, F, F, 0]),
         row(O::SynchronizeCache10, &[0x35, SYNC, F, F, F, F, GROUP, F, F, 0]),
+        row(O::ReadDefectData10, &[0x37, 0, 0x1F, 0, 0, 0, 0, F, F, 0]),
+        row(O::LogSense, &[0x4D, 0x03, F, F, 0, F, F, F, F, 0]),
         row(O::ModeSelect10, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, 0]),
         row(O::ModeSense10, &[0x5A, 0x18, F, F, 0, 0, 0, F, F, 0]),
         row(O::Read16, &[0x88, ACCESS, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::Write16, &[0x8A, ACCESS, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::PreFetch16, &[0x90, IMMED, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::SynchronizeCache16, &[0x91, SYNC, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         action(O::ReadCapacity16, &[0x9E, 0x10, F, F, F, F, F, F, F, F, F, F, F, F, 0x01, 0]),
         row(O::ReportLuns, &[0xA0, 0, F, 0, 0, 0, F, F, F, F, 0, 0]),
         action(O::ReportSupportedOperationCodes, &[0xA3, 0x0C, 0x87, F, F, F, F, F, F, F, 0, 0]),
+        action(O::ReportSupportedTaskManagementFunctions, &[0xA3, 0x0D, 0x80, 0, 0, 0, F, F, F, F, 0, 0]),
         row(O::Read12, &[0xA8, ACCESS, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::Write12, &[0xAA, ACCESS, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::ReadDefectData12, &[0xB7, 0x1F, F, F, F, F, F, F, F, F, 0, 0]),
     ]
 };
 

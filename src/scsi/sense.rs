@@ -57,6 +57,7 @@ additional_sense! {
     INVALID_FIELD_IN_CDB 0x24 0x00,
     LOGICAL_UNIT_NOT_SUPPORTED 0x25 0x00,
     INVALID_FIELD_IN_PARAMETER_LIST 0x26 0x00,
+    WRITE_PROTECTED 0x27 0x00,
     POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED 0x29 0x00,
     SCSI_BUS_RESET_OCCURRED 0x29 0x02,
     BUS_DEVICE_RESET_FUNCTION_OCCURRED 0x29 0x03,
@@ -130,6 +131,9 @@ impl SenseData {
     /// The target failed for a reason of its own; the initiator may try again.
     pub const INTERNAL_TARGET_FAILURE: Self =
         Self::new(SenseKey::HardwareError, AdditionalSense::INTERNAL_TARGET_FAILURE);
+
+    /// A command that changes the medium of a read-only disk (SBC-3 §4.13).
+    pub const WRITE_PROTECTED: Self = Self::new(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED);
 
     pub const fn new(key: SenseKey, additional: AdditionalSense) -> Self {
         Self { key, additional, information: None, field: None }

@@ -1,4 +1,5 @@
-//! REPORT SUPPORTED OPERATION CODES (SPC-4 §6.35), read from the table that decoding uses.
+//! REPORT SUPPORTED OPERATION CODES (SPC-4 §6.35), read from the table that decoding uses, and REPORT SUPPORTED TASK
+//! MANAGEMENT FUNCTIONS (SPC-4 §6.36).
 
 use alloc::vec::Vec;
 
@@ -83,4 +84,17 @@ fn one_command(row: Option<&OperationSpec>, timeouts: bool, data_in: &mut Vec<u8
 fn put_timeouts(data_in: &mut Vec<u8>) {
     data_in.put_u16(0x0A);
     data_in.put_zeros(10);
+}
+
+/// Answers REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS, the short or the long (REPD) form. No timeout is named.
+pub(super) fn report_functions(extended: bool, allocation: u32, data_in: &mut Vec<u8>) {
+    const ABORT_TASK: u8 = 0x80;
+    const ABORT_TASK_SET: u8 = 0x40;
+    const LOGICAL_UNIT_RESET: u8 = 0x08;
+    data_in.extend_from_slice(&[ABORT_TASK | ABORT_TASK_SET | LOGICAL_UNIT_RESET, 0, 0, 0]);
+    if extended {
+        data_in[3] = 12; // additional length
+        data_in.put_zeros(12);
+    }
+    truncate(data_in, allocation);
 }

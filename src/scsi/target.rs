@@ -19,7 +19,7 @@ use super::logical_unit::LogicalUnit;
 use super::lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
 use super::sense::{SENSE_BYTES_MAX, SenseData, SenseFormat};
 use super::status::Status;
-use super::{mode, supported};
+use super::{log, mode, supported};
 use crate::units::BlockRange;
 
 /// Most logical units of one target.
@@ -215,7 +215,15 @@ impl Target {
             }
         }
         let unit = self.logical_unit(lu);
-        match cdb::decode(cdb)? {
+        let command = cdb::decode(cdb)?;
+        if unit.read_only && command.changes_medium() {
+            return Err(SenseData::WRITE_PROTECTED);
+        }
+        match command {
+            Command::PreFetch { lba, blocks } => return unit.pre_fetch(lba, blocks),
+            Command::SendDiagnostic { self_test_code, parameter_bytes, .. } => {
+                return unit.send_diagnostic(self_test_code, parameter_bytes);
+            }
             Command::Read(access) => return unit.read(lu, &access),
             Command::Write(access) => return unit.write(lu, &access),
             Command::SynchronizeCache { lba, blocks } => return unit.synchronize_cache(lu, lba, blocks),
@@ -225,7 +233,17 @@ impl Target {
             Command::ModeSelect { page_format, save_pages, parameter_bytes, .. } => {
                 return mode::begin_select(page_format, save_pages, parameter_bytes);
             }
-            Command::TestUnitReady => {}
+            // The medium cannot be removed anyway.
+            Command::TestUnitReady | Command::PreventAllowMediumRemoval => {}
+            Command::ReadDefectData { form, wanted, allocation } => {
+                unit.read_defect_data(form, wanted, allocation, data_in);
+            }
+            Command::LogSense { save, page, subpage, from, allocation } => {
+                log::sense(unit, save, page, subpage, from, allocation, data_in)?;
+            }
+            Command::ReportSupportedTaskManagementFunctions { extended, allocation } => {
+                supported::report_functions(extended, allocation, data_in);
+            }
             Command::RequestSense { descriptor_format, allocation } => {
                 let sense = pending.take().map_or(SenseData::NO_SENSE, UnitAttention::sense);
                 report_sense(&sense, descriptor_format, allocation, data_in);

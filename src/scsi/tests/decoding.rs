@@ -148,7 +148,8 @@ fn allocation_of(cdb: &[u8; CDB_BYTES]) -> Option<u64> {
         (0x12, _) => &cdb[3..5],
         (0x5A, _) => &cdb[7..9],
         (0x9E, 0x10) => &cdb[10..14],
-        (0xA0, _) | (0xA3, 0x0C) => &cdb[6..10],
+        (0xA0, _) | (0xA3, 0x0C | 0x0D) | (0xB7, _) => &cdb[6..10],
+        (0x37 | 0x4D, _) => &cdb[7..9],
         (0x25, _) => return Some(8),
         _ => return None,
     };
@@ -216,9 +217,9 @@ proptest! {
         let (at, size) = match cdb[0] {
             0x03 | 0x1A => (4, 1),
             0x12 => (3, 2),
-            0x5A => (7, 2),
+            0x37 | 0x4D | 0x5A => (7, 2),
             0x9E => (10, 4),
-            0xA0 | 0xA3 => (6, 4),
+            0xA0 | 0xA3 | 0xB7 => (6, 4),
             _ => return Ok(()),
         };
         let mut long = cdb;

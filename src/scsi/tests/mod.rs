@@ -5,6 +5,7 @@ use crate::units::{BlockRange, Geometry, Lba};
 
 mod access;
 mod decoding;
+mod health;
 mod parameters;
 mod routing;
 mod sense;

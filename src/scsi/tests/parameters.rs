@@ -33,7 +33,7 @@ fn inquiry_truncates_at_every_allocation_length() {
 fn every_listed_vpd_page_is_there_and_no_other() {
     let mut fixture = Fixture::new();
     let list = fixture.data(&vpd(0x00));
-    assert_eq!(list, [0, 0, 0, 5, 0x00, 0x80, 0x83, 0xB0, 0xB1]);
+    assert_eq!(list, [0, 0, 0, 8, 0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0xB0, 0xB1]);
     for page in 0..=u8::MAX {
         if list[4..].contains(&page) {
             let data = fixture.data(&vpd(page));
@@ -123,6 +123,20 @@ const CACHING: [u8; 20] = [0x08, 18, 0x04, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 const CONTROL: [u8; 12] = [0x0A, 10, 0, 0x10, 0, 0, 0, 0, 0xFF, 0xFF, 0, 0];
 const EXCEPTIONS: [u8; 12] = [0x1C, 10, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+const RECOVERY: [u8; 12] = [0x01, 10, 0xC0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+fn disconnect() -> Vec<u8> {
+    let mut page = vec![0x02, 14];
+    page.resize(16, 0);
+    page
+}
+
+fn power() -> Vec<u8> {
+    let mut page = vec![0x1A, 38];
+    page.resize(40, 0);
+    page
+}
+
 fn control_extension() -> Vec<u8> {
     let mut page = vec![0x4A, 0x01, 0, 28];
     page.resize(32, 0);
@@ -147,8 +161,14 @@ fn mode_sense_6_shows_each_page() {
     assert_eq!(sense(0x0A, 1), mode_6(&[&control_extension()]));
     assert_eq!(sense(0x0A, 0xFF), mode_6(&[&CONTROL, &control_extension()]));
     assert_eq!(sense(0x1C, 0), mode_6(&[&EXCEPTIONS]));
-    assert_eq!(sense(0x3F, 0), mode_6(&[&CACHING, &CONTROL, &EXCEPTIONS]));
-    assert_eq!(sense(0x3F, 0xFF), mode_6(&[&CACHING, &CONTROL, &control_extension(), &EXCEPTIONS]));
+    assert_eq!(sense(0x01, 0), mode_6(&[&RECOVERY]));
+    assert_eq!(sense(0x02, 0), mode_6(&[&disconnect()]));
+    assert_eq!(sense(0x1A, 0), mode_6(&[&power()]));
+    let (disconnect, extension, power) = (disconnect(), control_extension(), power());
+    let plain = [&RECOVERY[..], &disconnect, &CACHING, &CONTROL, &power, &EXCEPTIONS];
+    assert_eq!(sense(0x3F, 0), mode_6(&plain));
+    let all = [&RECOVERY[..], &disconnect, &CACHING, &CONTROL, &extension, &power, &EXCEPTIONS];
+    assert_eq!(sense(0x3F, 0xFF), mode_6(&all));
 }
 
 #[test]
@@ -202,7 +222,9 @@ fn select(fixture: &mut Fixture, cdb: &[u8], list: &[u8]) -> Outcome {
 #[test]
 fn mode_select_takes_back_what_mode_sense_gave() {
     let mut fixture = Fixture::new();
-    for (page, subpage) in [(0x08, 0), (0x0A, 0), (0x0A, 1), (0x1C, 0), (0x3F, 0xFF)] {
+    for (page, subpage) in
+        [(0x01, 0), (0x02, 0), (0x08, 0), (0x0A, 0), (0x0A, 1), (0x1A, 0), (0x1C, 0), (0x3F, 0xFF)]
+    {
         let list = fixture.data(&[0x1A, 0, page, subpage, 255, 0]);
         let cdb = [0x15, 0x10, 0, 0, list.len() as u8, 0];
         assert_eq!(select(&mut fixture, &cdb, &list), Outcome::Done);
