@@ -19,12 +19,30 @@ pub enum BlockOp {
     Read,
     /// Write the buffer. With `fua` the answer means: stable on every in-sync copy (SBC-3 §4.15).
     Write { fua: bool },
+    /// Make the range read as zeroes, on every copy and from now on; `fua` as for a write. With `unmap` the copies need
+    /// not keep room for it. There is no buffer, and the range may be as long as an extent.
+    Zero { fua: bool, unmap: bool },
     /// SYNCHRONIZE CACHE: everything answered before this request arrived is stable on every in-sync copy when it is
     /// answered. The range is empty and there is no buffer; any lane may serve it.
     Flush,
+    /// Take the range: answered when nothing else that overlaps is under way, and until [`BlockOp::Unlock`] nothing
+    /// else that overlaps begins, except requests that say they are [`locked`](BlockRequest::locked). For commands that
+    /// read, decide and write. A command takes one lock in each extent, in the order of their addresses: with two in one
+    /// extent, somebody who waits for the first could be waited for at the second.
+    Lock,
+    /// Give back what `Lock` of the same range took; answered at any time, whatever the node's role.
+    Unlock,
 }
 
-/// One piece of a command: within one extent, at most [`CHUNK_BYTES`](crate::units::CHUNK_BYTES) long.
+impl BlockOp {
+    /// Does it change the medium?
+    pub fn is_write(self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Zero { .. })
+    }
+}
+
+/// One piece of a command: within one extent, and where it has a buffer at most
+/// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES) long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockRequest {
     pub id: RequestId,
@@ -32,8 +50,10 @@ pub struct BlockRequest {
     pub origin: ShardId,
     pub op: BlockOp,
     pub range: BlockRange,
-    /// `None` only for [`BlockOp::Flush`].
+    /// Present for [`BlockOp::Read`] and [`BlockOp::Write`] only.
     pub buf: Option<BufSlice>,
+    /// The sender holds the lock of a range that covers this one.
+    pub locked: bool,
 }
 
 /// How a request ended.

@@ -150,16 +150,23 @@ impl Geometry {
     /// Cuts a range into pieces that cross neither an extent edge nor a multiple of [`CHUNK_BYTES`] of its own
     /// data, in order. Each piece comes with its byte offset in the command's data.
     pub fn pieces(&self, range: BlockRange) -> Pieces {
-        Pieces { geometry: *self, range, done: 0 }
+        let per_chunk = (CHUNK_BYTES >> self.block_shift) as u32;
+        Pieces { geometry: *self, range, done: 0, per_chunk: Some(per_chunk) }
+    }
+
+    /// Cuts a range at extent edges only, in order.
+    pub fn extent_pieces(&self, range: BlockRange) -> Pieces {
+        Pieces { geometry: *self, range, done: 0, per_chunk: None }
     }
 }
 
-/// Iterator of [`Geometry::pieces`].
+/// Iterator of [`Geometry::pieces`] and [`Geometry::extent_pieces`].
 #[derive(Clone, Debug)]
 pub struct Pieces {
     geometry: Geometry,
     range: BlockRange,
     done: u32,
+    per_chunk: Option<u32>,
 }
 
 impl Iterator for Pieces {
@@ -173,8 +180,7 @@ impl Iterator for Pieces {
         let start = Lba(self.range.start.0 + u64::from(self.done));
         let per_extent = self.geometry.blocks_per_extent();
         let to_edge = (per_extent - start.0 % per_extent).min(u64::from(u32::MAX)) as u32;
-        let per_chunk = (CHUNK_BYTES >> self.geometry.block_shift) as u32;
-        let to_chunk = per_chunk - self.done % per_chunk;
+        let to_chunk = self.per_chunk.map_or(left, |blocks| blocks - self.done % blocks);
         let count = left.min(to_edge).min(to_chunk);
         let offset = (self.done as usize) << self.geometry.block_shift;
         self.done += count;
@@ -215,6 +221,9 @@ mod tests {
         assert_eq!(pieces[1], (BlockRange::new(Lba(8192), 112), 16 * 512));
         assert_eq!(pieces[2], (BlockRange::new(Lba(8304), 128), 65536));
         assert_eq!(pieces.iter().map(|(r, _)| r.count).sum::<u32>(), 300);
+        let extents: alloc::vec::Vec<_> = geometry.extent_pieces(range).collect();
+        let expected = [(BlockRange::new(Lba(8176), 16), 0), (BlockRange::new(Lba(8192), 284), 16 * 512)];
+        assert_eq!(extents, expected);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod stream;
 mod target_driver;
 mod volume_driver;
 mod zero;
+mod zeroing;
 
 pub use buffers::{ArenaPlan, Quota};
 pub use establish::LinkPlan;

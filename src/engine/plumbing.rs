@@ -96,7 +96,11 @@ impl Plumbing {
     pub fn route(&mut self, request: BlockRequest) {
         let owner = match request.op {
             BlockOp::Flush => ShardId((u16::from(self.shard.0) % self.geometry.lanes) as u8),
-            BlockOp::Read | BlockOp::Write { .. } => {
+            BlockOp::Read
+            | BlockOp::Write { .. }
+            | BlockOp::Zero { .. }
+            | BlockOp::Lock
+            | BlockOp::Unlock => {
                 let lane = self.geometry.lane_of(self.geometry.extent_of(request.range.start));
                 ShardId((lane.0 % u16::from(self.mesh.shards())) as u8)
             }

@@ -21,6 +21,7 @@ use super::op_slab::{Key, Slab};
 use super::plumbing::ConnNo;
 use super::ring::{Capabilities, Reaped, Ring, RingError, Wait};
 use super::stream::{Inbound, SendBatch};
+use super::zeroing::{ZeroMeans, ZeroStep, Zeroing};
 use crate::block::BufSlice;
 use crate::units::BufId;
 use crate::volume::effect::DiskResult;
@@ -123,6 +124,8 @@ enum TransferKind {
         from: BufSlice,
         durable: bool,
     },
+    /// Bytes that are to read as zeroes, by the best means the device has.
+    Zero(Zeroing),
     /// A metadata page; durable when it completes.
     Page(Box<Page>),
     Flush,
@@ -209,6 +212,8 @@ pub struct Reactor {
     next_reaped: usize,
     retired: Rc<RefCell<Vec<u32>>>,
     stats: ReactorStats,
+    /// Means of zeroing that the device is known not to have are not tried again.
+    zero_floor: ZeroMeans,
 }
 
 /// Counters since the start.
@@ -240,6 +245,7 @@ impl Reactor {
             next_reaped: 0,
             retired: Rc::default(),
             stats: ReactorStats::default(),
+            zero_floor: ZeroMeans::PunchHole,
         })
     }
 
@@ -326,6 +332,22 @@ impl Reactor {
     ) {
         self.arena.retain(from.buf);
         let kind = TransferKind::Write { from, durable };
+        self.submit_transfer(tag, Transfer { file: file.clone(), kind, offset, len }, 0, 0);
+    }
+
+    /// Makes `len` bytes at `offset` read as zeroes, by the best means the device has; `unmap`: and gives their space back
+    /// where it can. `durable`: on stable storage when it completes.
+    pub fn disk_zero(
+        &mut self,
+        file: &File,
+        tag: DiskTag,
+        offset: u64,
+        len: u32,
+        unmap: bool,
+        durable: bool,
+    ) {
+        let zeroing = Zeroing::new(unmap, durable, self.zero_floor);
+        let kind = TransferKind::Zero(zeroing);
         self.submit_transfer(tag, Transfer { file: file.clone(), kind, offset, len }, 0, 0);
     }
 
@@ -434,6 +456,7 @@ impl Reactor {
                     opcode::Write::new(fd, address, len).offset(offset).rw_flags(flags).build()
                 }
             }
+            TransferKind::Zero(zeroing) => zeroing.entry(fd, offset, len),
             TransferKind::Page(page) => opcode::Write::new(fd, page.0[done as usize..].as_ptr(), len)
                 .offset(offset)
                 .rw_flags(libc::RWF_DSYNC)
@@ -531,6 +554,36 @@ impl Reactor {
         })
     }
 
+    /// Goes on with zeroing, or says how it ended.
+    fn zero_done(
+        &mut self,
+        tag: DiskTag,
+        mut transfer: Transfer,
+        done: u32,
+        retries: u8,
+        result: i32,
+    ) -> Option<Completion> {
+        let (offset, left) = (transfer.offset + u64::from(done), transfer.len - done);
+        let TransferKind::Zero(zeroing) = &mut transfer.kind else { unreachable!("zeroing") };
+        let (done, retries) = match zeroing.on_result(offset, left, result) {
+            ZeroStep::Progress(bytes) => (done + bytes, retries),
+            ZeroStep::OtherMeans(means) => {
+                self.zero_floor = self.zero_floor.max(means);
+                (done, retries)
+            }
+            ZeroStep::Again if retries < RETRIES_MAX => (done, retries + 1),
+            ZeroStep::Again | ZeroStep::Failed => {
+                log::error!("zeroing at byte {offset} failed: {}", describe(result));
+                return Some(Completion::Disk { tag, result: DiskResult::Error, released: None });
+            }
+        };
+        if zeroing.is_over(transfer.len - done) {
+            return Some(Completion::Disk { tag, result: DiskResult::Good, released: None });
+        }
+        self.submit_transfer(tag, transfer, done, retries);
+        None
+    }
+
     /// Goes on with a short transfer, tries again what the kernel asked to, or gives the result.
     fn disk_done(
         &mut self,
@@ -540,6 +593,9 @@ impl Reactor {
         retries: u8,
         result: i32,
     ) -> Option<Completion> {
+        if matches!(transfer.kind, TransferKind::Zero(_)) {
+            return self.zero_done(tag, transfer, done, retries, result);
+        }
         let progress = result.max(0) as u32;
         assert!(progress <= transfer.len - done, "no more than was asked for");
         let done = done + progress;
@@ -555,7 +611,7 @@ impl Reactor {
         }
         let released = match transfer.kind {
             TransferKind::Read(slice) | TransferKind::Write { from: slice, .. } => Some(slice.buf),
-            TransferKind::Page(_) | TransferKind::Flush => None,
+            TransferKind::Page(_) | TransferKind::Flush | TransferKind::Zero(_) => None,
         };
         let result = if good { DiskResult::Good } else { DiskResult::Error };
         Some(Completion::Disk { tag, result, released })

@@ -90,6 +90,9 @@ impl VolumeDriver {
             Effect::DiskWrite { op, offset, from, len, fua } => {
                 plumbing.reactor.disk_write(&self.data, DiskTag::Part(op), offset, from, len, fua);
             }
+            Effect::DiskZero { op, offset, len, fua, unmap, .. } => {
+                plumbing.reactor.disk_zero(&self.data, DiskTag::Part(op), offset, len, unmap, fua);
+            }
             Effect::DiskFlush { op } => plumbing.reactor.disk_flush(&self.data, DiskTag::Part(op)),
             Effect::MetaWrite { op, page } => {
                 let mut bytes = Page::boxed();

@@ -311,6 +311,7 @@ impl Session {
             op,
             range,
             buf,
+            locked: false,
         }));
     }
 

@@ -39,6 +39,9 @@ pub enum FrameKind {
     /// Sync source → target, without payload: tell the next runs of out-of-sync blocks of the lane. Target → source: the
     /// runs, [`FLAG_LAST`] on the last frame.
     Bitmap = 9,
+    /// Data link, primary → secondary: make `blocks` at `lba` read as zeroes; flags [`FLAG_FUA`], [`FLAG_UNMAP`]. Answered
+    /// with WriteAck. `value` is the request's number at the sender, for those who follow it in a capture.
+    Zero = 10,
     /// Control link: one encoded [`Control`](super::control::Control) message as payload.
     Control = 16,
     /// Link establishment, before anything else (see [`handshake`](super::handshake)).
@@ -49,6 +52,9 @@ pub enum FrameKind {
 pub const FLAG_FUA: u16 = 1;
 /// Last frame of a series.
 pub const FLAG_LAST: u16 = 2;
+
+/// The space need not be kept.
+pub const FLAG_UNMAP: u16 = 4;
 
 /// Result field of an acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -242,6 +248,7 @@ impl FrameKind {
             7 => Self::ResyncData,
             8 => Self::ResyncAck,
             9 => Self::Bitmap,
+            10 => Self::Zero,
             16 => Self::Control,
             17 => Self::Handshake,
             other => return Err(FrameError::UnknownKind(other)),

@@ -173,6 +173,7 @@ fn carries(kind: FrameKind) -> Carries {
         FrameKind::Bitmap => Carries::Text { may_be_empty: true },
         FrameKind::Control | FrameKind::Handshake => Carries::Text { may_be_empty: false },
         FrameKind::WriteAck
+        | FrameKind::Zero
         | FrameKind::Flush
         | FrameKind::FlushAck
         | FrameKind::Confirm
@@ -322,7 +323,9 @@ mod tests {
     #[test]
     fn payloads_where_none_belong_and_missing_ones_are_refused() {
         let mut pool = Buffers { left: 9, taken: 0 };
-        for kind in [FrameKind::WriteAck, FrameKind::Flush, FrameKind::Confirm, FrameKind::ResyncAck] {
+        for kind in
+            [FrameKind::WriteAck, FrameKind::Zero, FrameKind::Flush, FrameKind::Confirm, FrameKind::ResyncAck]
+        {
             let (frames, error) = feed(&mut admitted(), &mut pool, &frame(kind, &[0; 8]));
             assert_eq!((frames.len(), error), (0, Some(FrameError::UnexpectedPayload { kind, len: 8 })));
         }

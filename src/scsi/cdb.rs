@@ -184,7 +184,15 @@ pub fn decode(cdb: &[u8]) -> Result<Command, SenseData> {
 }
 
 fn decode_fields(row: &OperationSpec, cdb: &Fields) -> Result<Command, SenseData> {
-    Ok(match row.operation {
+    match decode_access(row.operation, cdb) {
+        Some(command) => Ok(command),
+        None => decode_other(row.operation, cdb),
+    }
+}
+
+/// Commands that name blocks of the medium.
+fn decode_access(operation: Operation, cdb: &Fields) -> Option<Command> {
+    Some(match operation {
         Operation::Read6 => Command::Read(access6(cdb)),
         Operation::Write6 => Command::Write(access6(cdb)),
         Operation::Read10 => Command::Read(access(cdb, u64::from(cdb.u32(2)), 7, cdb.u16(7))),
@@ -199,6 +207,14 @@ fn decode_fields(row: &OperationSpec, cdb: &Fields) -> Result<Command, SenseData
         Operation::SynchronizeCache16 => {
             Command::SynchronizeCache { lba: Lba(cdb.u64(2)), blocks: cdb.u32(10) }
         }
+        Operation::PreFetch10 => Command::PreFetch { lba: Lba(u64::from(cdb.u32(2))), blocks: cdb.u16(7) },
+        Operation::PreFetch16 => Command::PreFetch { lba: Lba(cdb.u64(2)), blocks: cdb.u32(10) },
+        _ => return None,
+    })
+}
+
+fn decode_other(operation: Operation, cdb: &Fields) -> Result<Command, SenseData> {
+    Ok(match operation {
         Operation::TestUnitReady => Command::TestUnitReady,
         Operation::RequestSense => {
             Command::RequestSense { descriptor_format: cdb.bit(1, 0), allocation: u32::from(cdb.0[4]) }
@@ -242,8 +258,6 @@ fn decode_fields(row: &OperationSpec, cdb: &Fields) -> Result<Command, SenseData
             parameter_bytes: cdb.u16(3),
         },
         Operation::PreventAllowMediumRemoval => Command::PreventAllowMediumRemoval,
-        Operation::PreFetch10 => Command::PreFetch { lba: Lba(u64::from(cdb.u32(2))), blocks: cdb.u16(7) },
-        Operation::PreFetch16 => Command::PreFetch { lba: Lba(cdb.u64(2)), blocks: cdb.u32(10) },
         Operation::ReadDefectData10 => {
             Command::ReadDefectData { form: DefectForm::Ten, wanted: cdb.0[2], allocation: cdb.u16(7) }
         }
@@ -257,6 +271,7 @@ fn decode_fields(row: &OperationSpec, cdb: &Fields) -> Result<Command, SenseData
             from: cdb.u16(5) as u16,
             allocation: cdb.u16(7),
         },
+        _ => unreachable!("decoded as an access"),
     })
 }
 

@@ -2,12 +2,12 @@
 //! invariant of the design that it keeps.
 
 use crate::arbitration::{NodeSet, Record};
-use crate::block::{BlockCompletion, BlockOp, BlockStatus};
+use crate::block::{BlockCompletion, BlockOp, BlockRequest, BlockStatus};
 use crate::units::BlockRange;
 use crate::volume::messages::{LinkRole, Posture, Service};
 use crate::volume::operator::{Connection, Event as NodeEvent};
 
-use super::client::{linearizability, sectors_of, value_of};
+use super::client::{attempt_of, linearizability, sectors_of, value_of};
 use super::faults::Fault;
 use super::history::Age;
 use super::world::{Event, Verdict, World, ensure};
@@ -17,25 +17,29 @@ impl World {
 
     pub(super) fn check_answer(&mut self, node: usize, shard: u8, completion: &BlockCompletion) -> Verdict {
         let (command, attempt) = self.command_of(completion.id)?;
-        if completion.status != BlockStatus::Good || self.lied {
+        let op = command.op();
+        if completion.status != BlockStatus::Good || op == BlockOp::Unlock {
             return Ok(());
         }
-        let (wish, begun) = (command.wish, command.begun);
-        let range = self
-            .setup
-            .layout
-            .geometry
-            .pieces(wish.range)
-            .nth((completion.id.0 & 0xFF) as usize)
-            .map_or(BlockRange::default(), |(range, _)| range);
+        let begun = command.begun;
+        let piece = (completion.id.0 & 0xFF) as usize;
+        let range = self.pieces_of(command).get(piece).map_or(BlockRange::default(), |(range, _)| *range);
+        if op == BlockOp::Lock {
+            self.locks.push((node, self.nodes[node].life, attempt, range));
+            return Ok(());
+        }
+        if self.lied {
+            return Ok(());
+        }
         let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
         let posture = *machine.parts[usize::from(shard)].posture();
         self.check_right_to_answer(node, &posture)?;
         match posture.service {
-            Service::Alone => self.check_solo_answer(node, &posture, attempt, wish.op)?,
-            _ => self.check_both_answer(attempt, wish.op, range, begun)?,
+            Service::Alone => self.check_solo_answer(node, &posture, attempt, op)?,
+            _ => self.check_both_answer(attempt, op, range, begun)?,
         }
-        let fua = matches!(wish.op, BlockOp::Write { fua: true });
+        let fua =
+            matches!(op, BlockOp::Read | BlockOp::Write { fua: true } | BlockOp::Zero { fua: true, .. });
         if posture.service != Service::Alone && !fua {
             self.commands.get_mut(&attempt).expect("looked up above").secured = false;
         }
@@ -63,8 +67,8 @@ impl World {
                 continue;
             }
             match op {
-                BlockOp::Read => {}
-                BlockOp::Write { fua } => {
+                BlockOp::Read | BlockOp::Lock | BlockOp::Unlock => {}
+                BlockOp::Write { fua } | BlockOp::Zero { fua, .. } => {
                     for sector in sectors_of(range, self.setup.layout.geometry.block_shift) {
                         let mine = value_of(attempt, sector);
                         let kept = node.cache_lost_at < begun;
@@ -110,7 +114,7 @@ impl World {
         })?;
         // With a link the peer has it too, or its loss changes the posture first.
         let lacked = posture.link == LinkRole::Off;
-        if lacked && matches!(op, BlockOp::Write { .. }) {
+        if lacked && op.is_write() {
             self.solo_writes[node] += 1;
             let layout = &self.setup.layout;
             let mine = self.nodes[node].superblock(layout).generations.current;
@@ -121,6 +125,36 @@ impl World {
         }
         self.check_stable(node, self.tick, "D3", "alone")?;
         self.history.on_secured(self.tick);
+        Ok(())
+    }
+
+    // ---- locks ----
+
+    /// A lock is being given back.
+    pub(super) fn on_unlock_begun(&mut self, node: usize, request: &BlockRequest) {
+        if request.op == BlockOp::Unlock {
+            let attempt = request.id.0 >> 8;
+            let mine = |lock: &(usize, u32, u64, BlockRange)| {
+                (lock.0, lock.2, lock.3) == (node, attempt, request.range)
+            };
+            self.locks.retain(|lock| !mine(lock));
+        }
+    }
+
+    /// Data is on its way to a node's disk: nobody but the holder of a lock may change its range.
+    pub(super) fn check_locks(&mut self, node: usize, start: u64, data: &[u64]) -> Verdict {
+        let lives = self.nodes.each_ref().map(|node| node.life);
+        self.locks.retain(|&(node, life, ..)| lives[node] == life);
+        let block_shift = self.setup.layout.geometry.block_shift;
+        for &(at, _, holder, range) in &self.locks {
+            let locked = sectors_of(range, block_shift);
+            let intruder = (start..).zip(data).find(|(sector, value)| {
+                at == node && locked.contains(sector) && attempt_of(**value) != holder
+            });
+            ensure(intruder.is_none(), "lock", || {
+                format!("#{holder} has node {node}'s {range:?} locked, but it is written: {intruder:x?}")
+            })?;
+        }
         Ok(())
     }
 

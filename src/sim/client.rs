@@ -29,6 +29,18 @@ pub struct Client {
 pub struct Wish {
     pub op: BlockOp,
     pub range: BlockRange,
+    /// Lock the range, read it, write it: what COMPARE AND WRITE does.
+    pub update: bool,
+}
+
+/// Where a command stands. Only an update goes through more than one stage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    Plain,
+    Lock,
+    Read,
+    Write,
+    Unlock,
 }
 
 /// One attempt at a command.
@@ -40,14 +52,43 @@ pub struct Command {
     life: u32,
     pub begun: u64,
     begun_at: u64,
+    pub(super) stage: Stage,
+    stage_begun: u64,
+    shard: u8,
     /// Pieces that are not answered, as bits.
     pieces: u64,
+    /// Pieces whose lock is held, from the first on.
+    locks: usize,
     buffers: Vec<BufId>,
+    /// What an update reads into.
+    reads: Vec<BufId>,
     worst: BlockStatus,
     /// Every piece so far was written through or answered by the only copy.
     pub secured: bool,
     /// The initiator does not wait for it any more.
     abandoned: bool,
+}
+
+impl Command {
+    /// What its pieces ask for at this stage.
+    pub(super) fn op(&self) -> BlockOp {
+        match self.stage {
+            Stage::Plain | Stage::Write => self.wish.op,
+            Stage::Lock => BlockOp::Lock,
+            Stage::Read => BlockOp::Read,
+            Stage::Unlock => BlockOp::Unlock,
+        }
+    }
+}
+
+/// The attempt that wrote a value; 0 wrote nothing.
+pub fn attempt_of(value: u64) -> u64 {
+    value >> SECTOR_BITS
+}
+
+/// What a zero leaves in a sector; `tag` names the request.
+pub fn zero_of(tag: u64, sector: u64) -> u64 {
+    value_of(tag >> 8, sector)
 }
 
 /// The value that an attempt writes to a sector.
@@ -132,16 +173,22 @@ impl World {
         let count = self.rng.skewed(1, largest).min(geometry.blocks - start);
         let range = BlockRange::new(Lba(start), count as u32);
         let die = self.rng.below(1000);
+        let (zeroes, updates) = (setup.zeroes_per_mille, setup.updates_per_mille);
         let op = if client < setup.readers {
             BlockOp::Read
         } else if die < setup.flushes_per_mille {
-            return Some(Wish { op: BlockOp::Flush, range: BlockRange::default() });
+            return Some(Wish { op: BlockOp::Flush, range: BlockRange::default(), update: false });
         } else if die < setup.flushes_per_mille + setup.reads_per_mille {
             BlockOp::Read
         } else {
-            BlockOp::Write { fua: self.rng.per_mille(setup.fua_per_mille) }
+            let fua = self.rng.per_mille(setup.fua_per_mille);
+            match self.rng.per_mille(zeroes) {
+                true => BlockOp::Zero { fua, unmap: self.rng.coin() },
+                false => BlockOp::Write { fua },
+            }
         };
-        Some(Wish { op, range })
+        let update = op.is_write() && self.rng.per_mille(updates);
+        Some(Wish { op, range, update })
     }
 
     fn submit(&mut self, client: usize, node: usize, life: u32, shard: u8, wish: Wish) -> Verdict {
@@ -150,29 +197,22 @@ impl World {
         let begun = self.tick();
         let geometry = self.setup.layout.geometry;
         let sectors = sectors_of(wish.range, geometry.block_shift);
-        let write = matches!(wish.op, BlockOp::Write { .. });
+        let write = wish.op.is_write();
         if write {
             for sector in sectors.clone() {
                 self.history.on_write_begun(begun, sector, value_of(attempt, sector));
             }
         }
-        self.log(|| format!("client {client}: #{attempt} {:?} {:?} (tick {begun})", wish.op, wish.range));
+        self.log(|| {
+            let how = if wish.update { " under lock" } else { "" };
+            format!("client {client}: #{attempt} {:?} {:?}{how} (tick {begun})", wish.op, wish.range)
+        });
         let data: Vec<u64> =
             sectors.map(|sector| if write { value_of(attempt, sector) } else { u64::MAX }).collect();
         let machine = self.nodes[node].machine.as_mut().expect("connected to a running node");
         let chunk = CHUNK_BYTES / 512;
         let buffers: Vec<BufId> =
             data.chunks(chunk).map(|data| machine.buffers.take(data.to_vec())).collect();
-        let mut requests = Vec::new();
-        if wish.op == BlockOp::Flush {
-            requests.push((BlockRange::default(), None));
-        }
-        for (range, offset) in geometry.pieces(wish.range) {
-            let buf = buffers[offset / CHUNK_BYTES];
-            requests.push((range, Some(BufSlice { buf, offset: (offset % CHUNK_BYTES) as u32 })));
-        }
-        assert!(requests.len() < 64, "pieces are named by bits");
-        let pieces = (1u64 << requests.len()) - 1;
         let begun_at = self.now;
         let worst = BlockStatus::Good;
         let command = Command {
@@ -182,27 +222,113 @@ impl World {
             life,
             begun,
             begun_at,
-            pieces,
+            stage: Stage::Plain,
+            stage_begun: begun,
+            shard,
+            pieces: 0,
+            locks: 0,
             buffers,
+            reads: Vec::new(),
             worst,
             secured: true,
             abandoned: false,
         };
         self.commands.insert(attempt, command);
         self.clients[client].outstanding += 1;
-        for (piece, (range, buf)) in requests.into_iter().enumerate() {
-            let to = match wish.op {
-                BlockOp::Flush => shard,
-                _ => {
-                    let lane = geometry.lane_of(geometry.extent_of(range.start));
-                    (lane.0 % u16::from(self.nodes[node].shards)) as u8
-                }
-            };
-            let id = RequestId(attempt << 8 | piece as u64);
-            let request = BlockRequest { id, origin: ShardId(shard), op: wish.op, range, buf };
-            self.mesh(node, shard, to, Mesh::Request(request));
-        }
+        self.begin_stage(attempt, if wish.update { Stage::Lock } else { Stage::Plain });
         Ok(())
+    }
+
+    /// The pieces of a command at its stage, with the places of their data.
+    pub(super) fn pieces_of(&self, command: &Command) -> Vec<(BlockRange, usize)> {
+        let geometry = &self.setup.layout.geometry;
+        match command.op() {
+            BlockOp::Flush => vec![(BlockRange::default(), 0)],
+            BlockOp::Lock | BlockOp::Unlock => geometry.extent_pieces(command.wish.range).collect(),
+            _ => geometry.pieces(command.wish.range).collect(),
+        }
+    }
+
+    /// Sends what the stage asks for: all pieces at once, but locks one after the other.
+    fn begin_stage(&mut self, attempt: u64, stage: Stage) {
+        let tick = self.tick();
+        let command = self.commands.get_mut(&attempt).expect("a live command");
+        command.stage = stage;
+        command.stage_begun = tick;
+        let count = self.pieces_of(&self.commands[&attempt]).len();
+        assert!(count < 64, "pieces are named by bits");
+        let command = self.commands.get_mut(&attempt).expect("a live command");
+        let first = match stage {
+            Stage::Lock => 0..1,
+            Stage::Unlock => 0..command.locks,
+            Stage::Plain | Stage::Read | Stage::Write => 0..count,
+        };
+        if stage == Stage::Read {
+            let machine = self.nodes[command.node].machine.as_mut().expect("it runs");
+            let blank = |_| machine.buffers.take(vec![u64::MAX; CHUNK_BYTES / 512]);
+            command.reads = (0..command.buffers.len()).map(blank).collect();
+        }
+        for piece in first {
+            self.send_piece(attempt, piece);
+        }
+    }
+
+    fn send_piece(&mut self, attempt: u64, piece: usize) {
+        let (range, offset) = self.pieces_of(&self.commands[&attempt])[piece];
+        let command = self.commands.get_mut(&attempt).expect("a live command");
+        command.pieces |= 1 << piece;
+        let (node, shard, op) = (command.node, command.shard, command.op());
+        let buffers = if command.stage == Stage::Read { &command.reads } else { &command.buffers };
+        let has_data = matches!(op, BlockOp::Read | BlockOp::Write { .. });
+        let buf = has_data
+            .then(|| BufSlice { buf: buffers[offset / CHUNK_BYTES], offset: (offset % CHUNK_BYTES) as u32 });
+        let locked = matches!(command.stage, Stage::Read | Stage::Write);
+        let geometry = self.setup.layout.geometry;
+        let lane = geometry.lane_of(geometry.extent_of(range.start));
+        let to = match op {
+            BlockOp::Flush => shard,
+            _ => (lane.0 % u16::from(self.nodes[node].shards)) as u8,
+        };
+        let id = RequestId(attempt << 8 | piece as u64);
+        let request = BlockRequest { id, origin: ShardId(shard), op, range, buf, locked };
+        self.mesh(node, shard, to, Mesh::Request(request));
+    }
+
+    /// A stage of an update is over. Says whether the whole update is.
+    fn end_stage(&mut self, attempt: u64) -> Result<bool, Violation> {
+        let tick = self.tick();
+        let command = self.commands.get_mut(&attempt).expect("a live command");
+        let on = command.worst == BlockStatus::Good && !command.abandoned;
+        let (stage, locks, node) = (command.stage, command.locks, command.node);
+        if stage == Stage::Read {
+            let machine = self.nodes[node].machine.as_mut().expect("the answer came from it");
+            let mut data = Vec::new();
+            for buf in std::mem::take(&mut command.reads) {
+                data.extend_from_slice(machine.buffers.get(buf)?);
+                machine.buffers.free(buf)?;
+            }
+            if on && !self.lied {
+                let (range, begun) = (command.wish.range, command.stage_begun);
+                for (sector, &value) in sectors_of(range, self.setup.layout.geometry.block_shift).zip(&data) {
+                    self.history.on_read(begun, tick, sector, value).map_err(linearizability)?;
+                }
+            }
+        }
+        let next = match stage {
+            Stage::Plain | Stage::Unlock => return Ok(true),
+            Stage::Lock if on => {
+                if locks < self.pieces_of(&self.commands[&attempt]).len() {
+                    self.send_piece(attempt, locks);
+                    return Ok(false);
+                }
+                Stage::Read
+            }
+            Stage::Read if on => Stage::Write,
+            _ if locks == 0 => return Ok(true),
+            _ => Stage::Unlock,
+        };
+        self.begin_stage(attempt, next);
+        Ok(false)
     }
 
     /// The command that a request belongs to.
@@ -221,10 +347,12 @@ impl World {
         let (_, attempt) = self.command_of(completion.id)?;
         let command = self.commands.get_mut(&attempt).expect("looked up above");
         command.pieces &= !(1 << (completion.id.0 & 0xFF));
+        let good = completion.status == BlockStatus::Good;
+        command.locks += usize::from(command.stage == Stage::Lock && good);
         if completion.status != BlockStatus::Good && command.worst != BlockStatus::NotServing {
             command.worst = completion.status;
         }
-        if command.pieces != 0 {
+        if command.pieces != 0 || !self.end_stage(attempt)? {
             return Ok(());
         }
         let command = self.commands.remove(&attempt).expect("looked up above");
@@ -258,7 +386,7 @@ impl World {
 
     fn seal(&mut self, attempt: u64, command: &Command) -> Verdict {
         let tick = self.tick();
-        if !matches!(command.wish.op, BlockOp::Write { .. }) || self.lied {
+        if !command.wish.op.is_write() || self.lied {
             return Ok(());
         }
         for sector in sectors_of(command.wish.range, self.setup.layout.geometry.block_shift) {
@@ -293,8 +421,10 @@ impl World {
                     self.history.on_read(begun, tick, sector, value).map_err(linearizability)?;
                 }
             }
-            BlockOp::Write { .. } => {
+            BlockOp::Write { .. } | BlockOp::Zero { .. } => {
                 self.tally.writes += 1;
+                self.tally.updates += u64::from(wish.update);
+                self.tally.zeroes += u64::from(matches!(wish.op, BlockOp::Zero { .. }));
                 for sector in sectors {
                     let value = value_of(attempt, sector);
                     self.history.on_write_answered(tick, sector, value, secured).map_err(linearizability)?;
@@ -304,6 +434,7 @@ impl World {
                 self.tally.flushes += 1;
                 self.history.on_secured(begun);
             }
+            BlockOp::Lock | BlockOp::Unlock => unreachable!("stages of an update"),
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use crate::volume::operator::{OperatorCommand, Ticket};
 use crate::volume::part::{Part, PartConfig};
 
 use super::arbiter::Question;
+use super::client::zero_of;
 use super::disk::{Job, Owner, SimDisk};
 use super::setup::{Beginning, Setup};
 use super::world::{Event, FramePayload, Verdict, Violation, World, ensure};
@@ -443,7 +444,10 @@ impl World {
             return Ok(());
         }
         match message {
-            Mesh::Request(request) => self.feed_part(node, to, PartInput::Request(request)),
+            Mesh::Request(request) => {
+                self.on_unlock_begun(node, &request);
+                self.feed_part(node, to, PartInput::Request(request))
+            }
             Mesh::Done(completion) => self.on_piece_done(node, completion),
             Mesh::Posture(posture) => {
                 self.log(|| format!("node {node} shard {to}: {posture:?}"));
@@ -467,6 +471,15 @@ impl World {
             Effect::DiskWrite { op, offset, from, len, fua } => {
                 let data = machine.buffers.slice(from, len)?;
                 let (start, count) = (offset / 512, u64::from(len) / 512);
+                self.check_locks(node, start, &data)?;
+                self.begin_disk(node, Owner::Part(shard, op), SimDisk::write(offset, data, fua));
+                return self.check_covered(node, start, count);
+            }
+            Effect::DiskZero { op, offset, len, fua, tag, .. } => {
+                // Every zero has a value of its own, so that it can be told from the others.
+                let (start, count) = (offset / 512, u64::from(len) / 512);
+                let data: Vec<u64> = (start..start + count).map(|at| zero_of(tag, at)).collect();
+                self.check_locks(node, start, &data)?;
                 self.begin_disk(node, Owner::Part(shard, op), SimDisk::write(offset, data, fua));
                 return self.check_covered(node, start, count);
             }

@@ -103,6 +103,8 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.writes += one.writes;
     sum.reads += one.reads;
     sum.flushes += one.flushes;
+    sum.zeroes += one.zeroes;
+    sum.updates += one.updates;
     sum.sessions += one.sessions;
     sum.solo_answers += one.solo_answers;
     sum.resyncs += one.resyncs;

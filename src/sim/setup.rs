@@ -72,6 +72,9 @@ pub struct Setup {
     pub reads_per_mille: u64,
     pub flushes_per_mille: u64,
     pub fua_per_mille: u64,
+    /// Of the writes, so many are zeroes, and so many read first and keep everybody out from then on.
+    pub zeroes_per_mille: u64,
+    pub updates_per_mille: u64,
     pub largest: u64,
     /// `(first block, blocks)` of the regions that the clients work on.
     pub hot_spots: Vec<(u64, u64)>,
@@ -123,6 +126,8 @@ impl Setup {
             reads_per_mille: *rng.pick(&[100, 300, 500, 700]),
             flushes_per_mille: *rng.pick(&[0, 30, 100, 200]),
             fua_per_mille: *rng.pick(&[0, 100, 500]),
+            zeroes_per_mille: *rng.pick(&[0, 100, 100, 400]),
+            updates_per_mille: *rng.pick(&[0, 100, 100, 400]),
             largest: *rng.pick(&[4, 16, 64, 64, 300]),
             hot_spots: draw_hot_spots(&layout, rng),
             layout,

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 
 use crate::arbitration::{Epoch, Record};
 use crate::time::Instant;
-use crate::units::{NodeId, SessionId};
+use crate::units::{BlockRange, NodeId, SessionId};
 use crate::volume::operator::OperatorCommand;
 
 use super::arbiter::{Answer, Question, SimArbiter};
@@ -101,6 +101,9 @@ pub struct Tally {
     pub writes: u64,
     pub reads: u64,
     pub flushes: u64,
+    /// Of the writes: made by zeroing, and made under a lock.
+    pub zeroes: u64,
+    pub updates: u64,
     pub sessions: u64,
     pub solo_answers: u64,
     pub resyncs: u64,
@@ -125,6 +128,8 @@ pub struct World {
     pub(super) clients: Vec<Client>,
     pub(super) commands: BTreeMap<u64, Command>,
     pub(super) next_command: u64,
+    /// Ranges that a running update keeps others out of: node, its life, attempt, range.
+    pub(super) locks: Vec<(usize, u32, u64, BlockRange)>,
     pub(super) commands_left: u64,
     pub(super) history: History,
     pub(super) cover: Cover,
@@ -159,6 +164,7 @@ impl World {
             arbiter: SimArbiter::new(),
             clients: (0..setup.clients).map(|_| Client::default()).collect(),
             commands: BTreeMap::new(),
+            locks: Vec::new(),
             next_command: 1,
             commands_left: setup.commands,
             history: History::new(sectors),

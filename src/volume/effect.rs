@@ -39,6 +39,9 @@ pub enum Effect {
     DiskRead { op: OpId, offset: u64, to: BufSlice, len: u32 },
     /// Write `len` bytes at `offset` of the data area. `fua`: durable before it completes.
     DiskWrite { op: OpId, offset: u64, from: BufSlice, len: u32, fua: bool },
+    /// Make `len` bytes at `offset` of the data area read as zeroes. `unmap`: their space may be given back. `tag` is the
+    /// request's number where it began; only the simulator looks at it, to tell one zero from another.
+    DiskZero { op: OpId, offset: u64, len: u32, fua: bool, unmap: bool, tag: u64 },
     /// Make every write that has completed durable (data area and metadata).
     DiskFlush { op: OpId },
     /// Write a metadata page, durable before it completes.

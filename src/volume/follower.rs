@@ -2,7 +2,7 @@
 //! when its device has completed the write (protocol C). Flushes and confirmations are answered here too.
 
 use crate::replication::conflict_set::Access;
-use crate::replication::frame::{FLAG_FUA, FrameHeader, FrameKind, FrameStatus};
+use crate::replication::frame::{FLAG_FUA, FLAG_UNMAP, FrameHeader, FrameKind, FrameStatus};
 use crate::replication::receiver::Payload;
 use crate::time::Instant;
 use crate::units::{BlockRange, BufId, LaneId};
@@ -32,15 +32,23 @@ impl Part {
             return Err(LinkFault::Refused);
         }
         match (header.kind, payload) {
-            (FrameKind::Write, Payload::Buf(buf)) => {
-                self.on_peer_write(Kind::PeerWrite { fua: header.has(FLAG_FUA) }, link, header, buf, out)
+            (FrameKind::Write, Payload::Buf(buf)) => self.on_peer_write(
+                Kind::PeerWrite { fua: header.has(FLAG_FUA) },
+                link,
+                header,
+                Some(buf),
+                out,
+            ),
+            (FrameKind::Zero, Payload::None) => {
+                let kind = Kind::PeerZero { fua: header.has(FLAG_FUA), unmap: header.has(FLAG_UNMAP) };
+                self.on_peer_write(kind, link, header, None, out)
             }
             (FrameKind::ResyncData, Payload::Buf(buf)) => {
                 if self.posture.sync != SyncRole::Target {
                     out.push(Effect::Free(buf));
                     return Err(LinkFault::Protocol);
                 }
-                self.on_peer_write(Kind::PeerResync, link, header, buf, out)
+                self.on_peer_write(Kind::PeerResync, link, header, Some(buf), out)
             }
             (FrameKind::Flush, Payload::None) => {
                 // A leader's part has one flush group under way. More are not its doing, and nothing bounds them.
@@ -73,15 +81,20 @@ impl Part {
         kind: Kind,
         link: LinkNo,
         header: &FrameHeader,
-        buf: BufId,
+        buf: Option<BufId>,
         out: &mut Outbox,
     ) -> Result<(), LinkFault> {
         let range = BlockRange::new(header.lba, header.blocks);
-        let bytes = u64::from(header.blocks) << self.config.geometry.block_shift;
+        let bytes = match buf {
+            Some(_) => u64::from(header.blocks) << self.config.geometry.block_shift,
+            None => 0,
+        };
         let lane = self.lane_of_frame(header.lane);
         let fits = lane.is_some_and(|lane| self.lanes[usize::from(lane)].owns(range));
         let (Some(lane), true, true) = (lane, fits, bytes == u64::from(header.payload_len)) else {
-            out.push(Effect::Free(buf));
+            if let Some(buf) = buf {
+                out.push(Effect::Free(buf));
+            }
             return Err(LinkFault::Protocol);
         };
         let slot = self.works.insert(Work {
@@ -89,7 +102,8 @@ impl Part {
             link,
             sequence: header.sequence,
             epoch: header.epoch,
-            ..Work::new(kind, lane, range, Some(BufSlice { buf, offset: 0 }))
+            number: header.value,
+            ..Work::new(kind, lane, range, buf.map(|buf| BufSlice { buf, offset: 0 }))
         });
         let unordered = self.config.mutants.has(Mutant::UnorderedOverlap);
         if unordered || self.lanes[usize::from(lane)].conflicts.admit(slot, range, Access::Exclusive) {
@@ -112,10 +126,17 @@ impl Part {
         let work = self.works.get_mut(slot);
         work.stage = Stage::Running;
         work.local = Half::Pending;
-        let from = work.buf.expect("the peer's writes carry data");
         let len = geometry.range_bytes(work.range) as u32;
-        let fua = work.kind == Kind::PeerWrite { fua: true };
-        out.push(Effect::DiskWrite { op, offset: geometry.offset(work.range.start), from, len, fua });
+        let (offset, fua) = (geometry.offset(work.range.start), work.kind.fua());
+        out.push(match (work.kind, work.buf) {
+            (Kind::PeerZero { unmap, .. }, _) => {
+                Effect::DiskZero { op, offset, len, fua, unmap, tag: work.number }
+            }
+            (_, from) => {
+                let from = from.expect("the peer's writes carry data");
+                Effect::DiskWrite { op, offset, from, len, fua }
+            }
+        });
     }
 
     fn on_peer_flush(&mut self, link: LinkNo, header: &FrameHeader, out: &mut Outbox) {
@@ -144,7 +165,7 @@ impl Part {
             self.report_disk_fault(out);
         }
         let kind = match work.kind {
-            Kind::PeerWrite { .. } => FrameKind::WriteAck,
+            Kind::PeerWrite { .. } | Kind::PeerZero { .. } => FrameKind::WriteAck,
             Kind::PeerResync => FrameKind::ResyncAck,
             _ => FrameKind::FlushAck,
         };
@@ -172,7 +193,8 @@ impl Part {
         if !self.config.mutants.has(Mutant::UnorderedOverlap) {
             self.release_range(slot, out);
         }
-        let work = self.works.remove(slot);
-        out.push(Effect::Free(work.buf.expect("the peer's writes carry data").buf));
+        if let Some(slice) = self.works.remove(slot).buf {
+            out.push(Effect::Free(slice.buf));
+        }
     }
 }

@@ -25,6 +25,10 @@ pub enum Mutant {
     SkipFlushBeforeAlone = 1 << 8,
     /// What the returning node may have written alone is left out of the resync (D4).
     IgnoreTargetBitmap = 1 << 9,
+    /// A lock keeps nobody out.
+    LooseLock = 1 << 10,
+    /// Zeroes are not sent to the peer (D1).
+    ZeroHereOnly = 1 << 11,
 }
 
 /// Names as the simulator's command line knows them.
@@ -39,6 +43,8 @@ pub const MUTANTS: &[(&str, Mutant)] = &[
     ("alone-before-arbiter", Mutant::AloneBeforeArbiter),
     ("skip-flush-before-alone", Mutant::SkipFlushBeforeAlone),
     ("ignore-target-bitmap", Mutant::IgnoreTargetBitmap),
+    ("loose-lock", Mutant::LooseLock),
+    ("zero-here-only", Mutant::ZeroHereOnly),
 ];
 
 /// The planted bugs in force.

@@ -436,7 +436,11 @@ impl Part {
 
     /// Gives the range of `slot` back and lets those go on that waited for it.
     pub(super) fn release_range(&mut self, slot: u32, out: &mut Outbox) {
-        let lane = usize::from(self.works.get(slot).lane);
+        let work = self.works.get(slot);
+        if work.locked {
+            return;
+        }
+        let lane = usize::from(work.lane);
         let mut ready = Vec::new();
         self.lanes[lane].conflicts.release(slot, &mut ready);
         self.run_ready(&ready, out);
@@ -445,8 +449,8 @@ impl Part {
     pub(super) fn run_ready(&mut self, ready: &[u32], out: &mut Outbox) {
         for &slot in ready {
             match self.works.get(slot).kind {
-                Kind::Read | Kind::Write { .. } => self.begin(slot, out),
-                Kind::PeerWrite { .. } | Kind::PeerResync => self.apply(slot, out),
+                Kind::Read | Kind::Write { .. } | Kind::Zero { .. } | Kind::Lock => self.begin(slot, out),
+                Kind::PeerWrite { .. } | Kind::PeerZero { .. } | Kind::PeerResync => self.apply(slot, out),
                 Kind::Resync => self.resync_read(slot, out),
                 Kind::Flush | Kind::PeerFlush { .. } => unreachable!("flushes hold no range"),
             }
@@ -460,10 +464,12 @@ impl Part {
         assert!(work.local == Half::Pending, "the disk answers once");
         work.local = if result == DiskResult::Good { Half::Done } else { Half::Failed };
         match work.kind {
-            Kind::Read | Kind::Write { .. } => self.on_request_disk(slot, out),
-            Kind::PeerWrite { .. } | Kind::PeerResync | Kind::PeerFlush { .. } => self.on_applied(slot, out),
+            Kind::Read | Kind::Write { .. } | Kind::Zero { .. } => self.on_request_disk(slot, out),
+            Kind::PeerWrite { .. } | Kind::PeerZero { .. } | Kind::PeerResync | Kind::PeerFlush { .. } => {
+                self.on_applied(slot, out)
+            }
             Kind::Resync => self.on_resync_read(slot, out),
-            Kind::Flush => unreachable!("flushes are flush groups"),
+            Kind::Flush | Kind::Lock => unreachable!("flushes are flush groups, and a lock is no operation"),
         }
     }
 

@@ -65,7 +65,7 @@ impl Part {
             }
             let work = *self.works.get(slot);
             match work.kind {
-                Kind::Write { .. } if work.peer != Half::Idle => {
+                Kind::Write { .. } | Kind::Zero { .. } if work.peer != Half::Idle => {
                     self.works.get_mut(slot).peer = Half::Lost;
                     self.lanes[usize::from(work.lane)].mark_out_of_sync(work.range);
                 }
@@ -118,7 +118,9 @@ impl Part {
                 self.lanes[lane].conflicts.release(slot, &mut ready);
             }
             let work = self.works.remove(slot);
-            out.push(Effect::Free(work.buf.expect("the peer's writes carry data").buf));
+            if let Some(slice) = work.buf {
+                out.push(Effect::Free(slice.buf));
+            }
         }
     }
 
@@ -143,6 +145,8 @@ impl Part {
                 self.flush_waiters.retain(|&waiter| waiter != slot);
                 self.complete(slot, BlockStatus::NotServing, out);
             }
+            // Whoever holds it gives it back.
+            (Stage::Running, Kind::Lock) => {}
             (Stage::Running, _) => self.try_finish(slot, out),
             (Stage::Conflict, _) => {
                 let mut ready = alloc::vec::Vec::new();
@@ -168,7 +172,7 @@ impl Part {
                 continue;
             }
             let work = *self.works.get(slot);
-            if work.stage != Stage::Running || !matches!(work.kind, Kind::Read | Kind::Write { .. }) {
+            if work.stage != Stage::Running || !(work.kind == Kind::Read || work.kind.is_write()) {
                 continue;
             }
             if both && work.kind == Kind::Read {
@@ -181,7 +185,7 @@ impl Part {
             let work = *self.works.get(slot);
             match (work.stage, work.kind) {
                 (Stage::Parked, _) => self.start(slot, out),
-                (Stage::Ready, Kind::Write { .. }) if work.number == 1 => self.issue_write(slot, out),
+                (Stage::Ready, kind) if kind.is_write() && work.number == 1 => self.issue_write(slot, out),
                 (Stage::Ready, _) => self.begin(slot, out),
                 (stage, _) => unreachable!("parked in stage {stage:?}"),
             }

@@ -4,10 +4,11 @@
 //! when both have it. A read: its range, then the local disk and, beside it, the peer's confirmation that this node
 //! still leads. A flush: both devices, begun after it came.
 
-use crate::block::{BlockOp, BlockRequest, BlockStatus};
+use crate::arbitration::Epoch;
+use crate::block::{BlockCompletion, BlockOp, BlockRequest, BlockStatus};
 use crate::replication::conflict_set::Access;
 use crate::replication::flush_group::NotBegun;
-use crate::replication::frame::{FLAG_FUA, FrameHeader, FrameKind, FrameStatus};
+use crate::replication::frame::{FLAG_FUA, FLAG_UNMAP, FrameHeader, FrameKind, FrameStatus};
 use crate::replication::receiver::Payload;
 use crate::time::Instant;
 use crate::units::LaneId;
@@ -24,18 +25,23 @@ impl Part {
         let (kind, lane) = match request.op {
             BlockOp::Read => (Kind::Read, self.lane_of(request.range.start)),
             BlockOp::Write { fua } => (Kind::Write { fua }, self.lane_of(request.range.start)),
+            BlockOp::Zero { fua, unmap } => (Kind::Zero { fua, unmap }, self.lane_of(request.range.start)),
+            BlockOp::Lock => (Kind::Lock, self.lane_of(request.range.start)),
             BlockOp::Flush => (Kind::Flush, 0),
+            BlockOp::Unlock => return self.unlock(&request, out),
         };
         if kind != Kind::Flush {
             assert!(
                 self.lanes[usize::from(lane)].owns(request.range),
                 "requests are cut and checked by the target"
             );
-            assert!(request.buf.is_some(), "reads and writes carry a buffer");
         }
+        let has_data = matches!(kind, Kind::Read | Kind::Write { .. });
+        assert!(has_data == request.buf.is_some(), "reads and writes carry a buffer, and nothing else does");
         let work = Work {
             id: request.id,
             origin: request.origin,
+            locked: request.locked,
             ..Work::new(kind, lane, request.range, request.buf)
         };
         let slot = self.works.insert(work);
@@ -44,6 +50,20 @@ impl Part {
             Service::Held => self.park(slot, Stage::Parked),
             Service::Standalone | Service::Alone | Service::Both => self.start(slot, out),
         }
+    }
+
+    /// Ends a lock and lets those go on that waited for it.
+    fn unlock(&mut self, request: &BlockRequest, out: &mut Outbox) {
+        let lane = self.lane_of(request.range.start);
+        let held = self.works.iter().find(|(_, work)| {
+            let place = (work.kind, work.stage, work.lane) == (Kind::Lock, Stage::Running, lane);
+            place && (work.range, work.origin) == (request.range, request.origin)
+        });
+        let (slot, _) = held.expect("a lock is given back once, by the one that took it");
+        self.release_range(slot, out);
+        self.works.remove(slot);
+        let (id, origin) = (request.id, request.origin);
+        out.push(Effect::Complete(BlockCompletion { id, origin, status: BlockStatus::Good }));
     }
 
     fn lane_of(&self, lba: crate::units::Lba) -> u16 {
@@ -59,6 +79,13 @@ impl Part {
             self.works.get_mut(slot).number = self.flushes.want();
             self.flush_waiters.push(slot);
             return;
+        }
+        if work.kind == Kind::Lock && self.config.mutants.has(Mutant::LooseLock) {
+            self.works.get_mut(slot).locked = true;
+            return self.begin(slot, out);
+        }
+        if work.locked {
+            return self.begin(slot, out);
         }
         let side_by_side = work.kind == Kind::Read || self.config.mutants.has(Mutant::UnorderedOverlap);
         let access = if side_by_side { Access::Shared } else { Access::Exclusive };
@@ -76,11 +103,19 @@ impl Part {
             Service::Closed => return self.refuse_holder(slot, BlockStatus::NotServing, out),
             Service::Standalone | Service::Alone | Service::Both => {}
         }
-        if self.works.get(slot).kind == Kind::Read {
-            self.issue_read(slot, out)
-        } else {
-            self.begin_write(slot, out)
+        match self.works.get(slot).kind {
+            Kind::Read => self.issue_read(slot, out),
+            Kind::Lock => self.grant_lock(slot, out),
+            _ => self.begin_write(slot, out),
         }
+    }
+
+    /// The range is the sender's. The slot stays until it is unlocked.
+    fn grant_lock(&mut self, slot: u32, out: &mut Outbox) {
+        let work = self.works.get_mut(slot);
+        work.stage = Stage::Running;
+        let (id, origin) = (work.id, work.origin);
+        out.push(Effect::Complete(BlockCompletion { id, origin, status: BlockStatus::Good }));
     }
 
     fn issue_read(&mut self, slot: u32, out: &mut Outbox) {
@@ -162,13 +197,18 @@ impl Part {
         let mirrored = self.posture.link == LinkRole::Lead;
         assert!(mirrored || service != Service::Both, "both copies means a link");
         let work = self.works.get_mut(slot);
-        let Kind::Write { fua: asked } = work.kind else { unreachable!("a write") };
+        assert!(work.kind.is_write());
+        let asked = work.kind.fua();
         work.stage = Stage::Running;
         work.local = Half::Pending;
-        work.peer = if mirrored { Half::Pending } else { Half::Idle };
+        let here_only = work.buf.is_none() && self.config.mutants.has(Mutant::ZeroHereOnly);
+        work.peer = match mirrored {
+            true if here_only => Half::Done,
+            true => Half::Pending,
+            false => Half::Idle,
+        };
         work.epoch = epoch;
         let work = *work;
-        let from = work.buf.expect("writes carry a buffer");
         let len = geometry.range_bytes(work.range) as u32;
         let lane = &mut self.lanes[usize::from(work.lane)];
         if service == Service::Alone && !mirrored {
@@ -176,16 +216,21 @@ impl Part {
         }
         // Alone, write through: nobody else has it (D3).
         let fua = asked || service == Service::Alone || write_through;
-        out.push(Effect::DiskWrite { op, offset: geometry.offset(work.range.start), from, len, fua });
-        if mirrored {
-            let mut header = FrameHeader::new(FrameKind::Write, lane.id, epoch);
-            header.flags = if asked { FLAG_FUA } else { 0 };
+        let offset = geometry.offset(work.range.start);
+        let lane = lane.id;
+        out.push(match (work.kind, work.buf) {
+            (Kind::Zero { unmap, .. }, _) => Effect::DiskZero { op, offset, len, fua, unmap, tag: work.id.0 },
+            (_, from) => {
+                let from = from.expect("writes carry a buffer");
+                Effect::DiskWrite { op, offset, from, len, fua }
+            }
+        });
+        if mirrored && !here_only {
+            let mut header = write_frame(&work, lane, epoch);
             header.sequence = op.0;
-            header.lba = work.range.start;
-            header.blocks = work.range.count;
-            header.payload_len = len;
-            let link = self.link_of(self.lanes[usize::from(work.lane)].id);
-            out.push(Effect::LinkSend { link, header, payload: Some((from, len)) });
+            header.payload_len = if work.buf.is_some() { len } else { 0 };
+            let payload = work.buf.map(|from| (from, len));
+            out.push(Effect::LinkSend { link: self.link_of(lane), header, payload });
         }
         self.stats.writes += 1;
         self.stats.written_bytes += u64::from(len);
@@ -244,14 +289,11 @@ impl Part {
 
     fn finish(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
         let work = *self.works.get(slot);
-        match work.kind {
-            Kind::Write { fua } if work.number == 1 => {
-                let stable = fua || work.peer != Half::Done;
-                let group = (!stable).then_some(self.flushes.open());
-                self.has_unstable |= !stable;
-                self.lanes[usize::from(work.lane)].write_ends(work.range, group);
-            }
-            _ => {}
+        if work.kind.is_write() && work.number == 1 {
+            let stable = work.kind.fua() || work.peer != Half::Done;
+            let group = (!stable).then_some(self.flushes.open());
+            self.has_unstable |= !stable;
+            self.lanes[usize::from(work.lane)].write_ends(work.range, group);
         }
         self.release_range(slot, out);
         self.complete(slot, status, out);
@@ -275,7 +317,7 @@ impl Part {
     /// A request that holds its range but was not issued and will not be.
     pub(super) fn refuse_holder(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
         let work = *self.works.get(slot);
-        if matches!(work.kind, Kind::Write { .. }) && work.number == 1 {
+        if work.kind.is_write() && work.number == 1 {
             self.lanes[usize::from(work.lane)].write_ends(work.range, None);
         }
         self.release_range(slot, out);
@@ -323,7 +365,7 @@ impl Part {
             None => return Err(LinkFault::Protocol),
         };
         let work = self.works.get_mut(slot);
-        let expected = matches!(work.kind, Kind::Write { .. }) && work.peer == Half::Pending;
+        let expected = work.kind.is_write() && work.peer == Half::Pending;
         if !expected || work.epoch != header.epoch {
             return Err(LinkFault::Protocol);
         }
@@ -352,6 +394,20 @@ impl Part {
         self.confirm_waiters = waiters;
         Ok(())
     }
+}
+
+/// The frame of a write, without sequence and payload.
+fn write_frame(work: &Work, lane: LaneId, epoch: Epoch) -> FrameHeader {
+    let (kind, unmap) = match work.kind {
+        Kind::Zero { unmap, .. } => (FrameKind::Zero, unmap),
+        _ => (FrameKind::Write, false),
+    };
+    let mut header = FrameHeader::new(kind, lane, epoch);
+    header.flags = if work.kind.fua() { FLAG_FUA } else { 0 } | if unmap { FLAG_UNMAP } else { 0 };
+    header.lba = work.range.start;
+    header.blocks = work.range.count;
+    header.value = if kind == FrameKind::Zero { work.id.0 } else { 0 };
+    header
 }
 
 /// What the peer said of an operation.

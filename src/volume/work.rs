@@ -17,10 +17,20 @@ pub enum Kind {
     Write {
         fua: bool,
     },
+    Zero {
+        fua: bool,
+        unmap: bool,
+    },
     Flush,
+    /// Running: the range is the sender's until it unlocks it.
+    Lock,
     /// Secondary: apply the primary's write.
     PeerWrite {
         fua: bool,
+    },
+    PeerZero {
+        fua: bool,
+        unmap: bool,
     },
     /// Secondary: apply resync data.
     PeerResync,
@@ -35,11 +45,35 @@ pub enum Kind {
 impl Kind {
     /// Does an initiator wait for it?
     pub fn is_request(self) -> bool {
-        matches!(self, Self::Read | Self::Write { .. } | Self::Flush)
+        matches!(self, Self::Read | Self::Write { .. } | Self::Zero { .. } | Self::Flush | Self::Lock)
     }
 
     pub fn is_peer(self) -> bool {
-        matches!(self, Self::PeerWrite { .. } | Self::PeerResync | Self::PeerFlush { .. })
+        matches!(
+            self,
+            Self::PeerWrite { .. } | Self::PeerZero { .. } | Self::PeerResync | Self::PeerFlush { .. }
+        )
+    }
+
+    /// An initiator's request that changes the medium.
+    pub fn is_write(self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Zero { .. })
+    }
+
+    /// Does the sender want it on stable media before the answer?
+    pub fn fua(self) -> bool {
+        match self {
+            Self::Write { fua }
+            | Self::Zero { fua, .. }
+            | Self::PeerWrite { fua }
+            | Self::PeerZero { fua, .. } => fua,
+            Self::Read
+            | Self::Flush
+            | Self::Lock
+            | Self::PeerResync
+            | Self::PeerFlush { .. }
+            | Self::Resync => false,
+        }
     }
 }
 
@@ -83,8 +117,11 @@ pub struct Work {
     pub origin: ShardId,
     pub local: Half,
     pub peer: Half,
-    /// Reads: the confirmation needed. Flushes: the flush group.
+    /// Reads: the confirmation needed. Flushes: the flush group. Writes: 1 once they hold their extent hot. The peer's
+    /// zeroes: the request's number where it began.
     pub number: u64,
+    /// The range is covered by a lock of the sender's: it is neither taken nor given back.
+    pub locked: bool,
     /// Peer operations: where to acknowledge, and what.
     pub link: LinkNo,
     pub sequence: u64,
@@ -106,6 +143,7 @@ impl Work {
             local: Half::Idle,
             peer: Half::Idle,
             number: 0,
+            locked: false,
             link: LinkNo(0),
             sequence: 0,
             epoch: Epoch(0),

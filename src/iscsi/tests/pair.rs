@@ -393,7 +393,9 @@ impl Pair {
         match request.op {
             BlockOp::Read => buffer[memory].copy_from_slice(&self.disk[disk]),
             BlockOp::Write { .. } => self.disk[disk].copy_from_slice(&buffer[memory]),
-            BlockOp::Flush => panic!("a flush has no buffer"),
+            BlockOp::Zero { .. } | BlockOp::Flush | BlockOp::Lock | BlockOp::Unlock => {
+                panic!("{:?} has no buffer", request.op)
+            }
         }
     }
 

@@ -382,8 +382,10 @@ impl Pair {
         let process = self.nodes[number].process.as_mut().expect("the node runs");
         process.buffers.insert(buf, data);
         process.requests.insert(RequestId(name), buf);
-        let slice = (op != BlockOp::Flush).then_some(BufSlice { buf, offset: 0 });
-        let request = BlockRequest { id: RequestId(name), origin: ShardId(0), op, range, buf: slice };
+        let slice =
+            matches!(op, BlockOp::Read | BlockOp::Write { .. }).then_some(BufSlice { buf, offset: 0 });
+        let request =
+            BlockRequest { id: RequestId(name), origin: ShardId(0), op, range, buf: slice, locked: false };
         self.part(number, shard, |part, now, out| part.on_request(now, request, out));
         name
     }
@@ -530,6 +532,11 @@ impl Pair {
         match effect {
             Effect::DiskRead { op, offset, to, len } => {
                 queue(op, Job::Read { first: offset >> 12, count: u64::from(len >> 12), to: to.buf });
+            }
+            Effect::DiskZero { op, offset, len, fua, .. } => {
+                let data = vec![0; len as usize / 4096];
+                let job = Job::Write { first: offset / 4096, data, fua };
+                node.disk.queue.push_back((Owner::Part(shard, op), job));
             }
             Effect::DiskWrite { op, offset, from, fua, .. } => {
                 let data = process.buffers[&from.buf].clone();
