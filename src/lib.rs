@@ -16,6 +16,7 @@
 //! | `sim` | no | the pure rooms in a world of seeded disks, links and crashes |
 //! | [`engine`] | no | one thread, one io_uring per shard: sockets, devices, timers, buffers |
 //! | [`daemon`] | no | configuration, plan, control socket, events |
+//! | [`agent`] | no | failover: heartbeats, when to take over, the service addresses |
 //! | [`cli`] | no | the `twinlun` command |
 //! | [`manual`] | – | the book: disk format, link protocol, failover, operations |
 //!
@@ -60,6 +61,7 @@
 
 extern crate alloc;
 
+pub mod agent;
 pub mod arbitration;
 pub mod block;
 pub mod cli;
