@@ -491,11 +491,22 @@ impl Pair {
     }
 
     /// Waits until a field of the status (a JSON pointer) has a value.
+    #[track_caller]
     fn wait(&self, name: &str, field: &str, wanted: &str) {
+        self.wait_until(name, |status| {
+            status.pointer(field).and_then(|value| value.as_str()) == Some(wanted)
+        });
+    }
+
+    #[track_caller]
+    fn wait_until(&self, name: &str, good: impl Fn(&serde_json::Value) -> bool) {
         let began = std::time::Instant::now();
-        while self.status(name).pointer(field).and_then(|value| value.as_str()) != Some(wanted) {
-            let waited = began.elapsed();
-            assert!(waited.as_secs() < 20, "{field} is not {wanted}: {}\n{}", self.status(name), self.logs());
+        loop {
+            let status = self.status(name);
+            if good(&status) {
+                return;
+            }
+            assert!(began.elapsed().as_secs() < 20, "not in time: {status}\n{}", self.logs());
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
@@ -629,6 +640,45 @@ fn a_peer_with_another_secret_or_volume_is_named_as_such() {
 }
 
 #[test]
+fn a_promotion_before_the_nodes_have_met_names_its_price() {
+    let pair = Pair::new();
+    for name in ["stor-a", "stor-b"] {
+        pair.node(name, "init --yes --assume-clean").succeeds(&["is formatted"]);
+    }
+    pair.node("stor-a", "up").succeeds(&["twinlund runs for"]);
+    pair.node("stor-a", "promote").fails(4, &["have not met", "all 63.5 MiB are copied to stor-b", "--yes"]);
+    assert_eq!(pair.status("stor-a")["service"], "closed");
+    pair.node("stor-a", "promote --yes").succeeds(&["stor-a is primary"]);
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.node("stor-a", "events").succeeds(&["resync of everything from stor-a to stor-b"]);
+    // The target was told how much there was.
+    let last = pair.status("stor-b");
+    assert_eq!(last.pointer("/last_resync/direction"), Some(&"target".into()), "{last}");
+}
+
+#[test]
+fn different_configuration_files_are_noticed_on_both_nodes() {
+    let pair = Pair::new();
+    let text = fs::read_to_string(pair.b.path("t.toml")).expect("there");
+    fs::write(pair.b.path("t.toml"), format!("{text}# a note\n")).expect("written");
+    pair.up();
+    for name in ["stor-a", "stor-b"] {
+        pair.wait_until(name, |status| status["config_differs"] == true);
+        pair.node(name, "events").succeeds(&[
+            "config_differs",
+            "different configuration files",
+            "twinlun down",
+        ]);
+    }
+    pair.node("stor-a", "status").succeeds(&["stor-b runs with another configuration file"]);
+    fs::write(pair.b.path("t.toml"), text).expect("written");
+    pair.node("stor-b", "down").succeeds(&["has ended"]);
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.wait_until("stor-a", |status| status["link"] != "connecting" && status["config_differs"] == false);
+}
+
+#[test]
 fn two_clean_disks_need_no_seed_and_no_resync() {
     let pair = Pair::new();
     for name in ["stor-a", "stor-b"] {
@@ -711,7 +761,12 @@ fn a_split_brain_is_named_and_healed_by_a_persons_choice() {
     pair.wait("stor-a", "/health", "split_brain");
     let status = pair.node("stor-a", "status");
     status
-        .succeeds(&["SPLIT-BRAIN", "twinlun connect --discard-my-data, then on the other: twinlun connect"]);
+        .succeeds(&[
+            "SPLIT-BRAIN",
+            "of stor-a: on stor-a twinlun demote, then twinlun connect --discard-my-data, then on stor-b twinlun connect",
+            "of stor-b: on stor-b twinlun connect --discard-my-data",
+        ]);
+    pair.node("stor-a", "connect --discard-my-data --yes").fails(1, &["stor-a serves vol1", "demote"]);
     let said = pair.node("stor-b", "connect --discard-my-data");
     assert_eq!(said.code, 4, "data is not given up unasked: {said:?}");
     pair.node("stor-b", "connect --discard-my-data --yes").succeeds(&["stor-b gives up its own writes"]);

@@ -58,7 +58,7 @@ impl Node {
                 }
                 Ok(EngineEvent::Reply { ticket, result }) => self.replies.push((ticket, result)),
                 Ok(EngineEvent::Failed { why }) => panic!("the engine fails: {why}"),
-                Ok(EngineEvent::LinkTrouble { .. } | EngineEvent::Volume(_)) => {}
+                Ok(EngineEvent::LinkTrouble { .. } | EngineEvent::Volume(_) | EngineEvent::Notice(_)) => {}
                 Err(RecvTimeoutError::Timeout) => return,
                 Err(RecvTimeoutError::Disconnected) => panic!("the engine has ended"),
             }

@@ -102,6 +102,9 @@ pub struct PromoteArgs {
     /// The other node is powered off or cut from network and clients, and stays so. Two serving nodes destroy data.
     #[arg(long, value_name = "NODE", requires = "force")]
     pub i_have_fenced: Option<String>,
+    /// Also while the two nodes have not met since they were formatted. The other one then gets a copy of everything.
+    #[arg(long)]
+    pub yes: bool,
     #[command(flatten)]
     pub wait: Wait,
 }

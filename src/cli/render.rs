@@ -3,11 +3,15 @@
 use std::fmt::Write as _;
 
 use crate::daemon::api::{
-    DiskState, EventRecord, Health, LinkState, NodeStatus, ResyncStatus, Role, Status, SyncDirection,
+    DiskState, EventRecord, Health, LinkState, NodeStatus, ResyncStatus, Role, SessionStatus, Status,
+    SyncDirection,
 };
 use crate::daemon::clock::rfc3339;
 use crate::daemon::config::units::{human_bytes, human_seconds};
 use crate::daemon::progress::permille_done;
+
+/// Sessions that are listed one by one.
+const SESSIONS_SHOWN: usize = 8;
 
 /// The text of `twinlun status`, without a newline at its end.
 pub fn status(status: &Status) -> String {
@@ -35,10 +39,36 @@ pub fn status(status: &Status) -> String {
     if !status.portals.is_empty() {
         let _ = write!(text, "\n  served at {}", status.portals.join(", "));
     }
+    for session in status.session_list.iter().take(SESSIONS_SHOWN) {
+        session_line(&mut text, session);
+    }
+    if status.session_list.len() > SESSIONS_SHOWN {
+        let more = status.session_list.len() - SESSIONS_SHOWN;
+        let _ = write!(text, "\n  session  … and {more} more (--json lists all)");
+    }
+    if let Some(peer) = status.peer.as_ref().filter(|_| status.config_differs) {
+        let _ = write!(
+            text,
+            "\n  WARNING: {} runs with another configuration file; both must be the same bytes",
+            peer.name
+        );
+    }
     if let Some(next) = &status.next {
         let _ = write!(text, "\n  NEXT: {next}");
     }
     text
+}
+
+fn session_line(text: &mut String, session: &SessionStatus) {
+    let luns: Vec<String> = session.luns.iter().map(u16::to_string).collect();
+    let _ = write!(
+        text,
+        "\n  session  {} from {}, LUN {}, for {}",
+        session.initiator,
+        session.address,
+        luns.join(", "),
+        human_seconds(session.connected_seconds)
+    );
 }
 
 fn verdict(status: &Status) -> String {
@@ -169,6 +199,13 @@ mod tests {
             last_resync: None,
             arbiter: Some(ArbiterStatus { kind: "file".into(), reachable: true }),
             sessions: 1,
+            session_list: vec![SessionStatus {
+                initiator: "iqn.2026-11.example:host".into(),
+                address: "10.0.0.9:40000".into(),
+                luns: vec![0],
+                connected_seconds: 192,
+            }],
+            config_differs: false,
             portals: vec!["10.0.0.100:3260".into()],
             uptime_seconds: 5,
             next: None,
@@ -184,7 +221,8 @@ mod tests {
              \x20 stor-a  primary    UpToDate      this node\n\
              \x20 stor-b  secondary  UpToDate      connected\n\
              \x20 epoch 7, in sync: stor-a, stor-b\n\
-             \x20 served at 10.0.0.100:3260"
+             \x20 served at 10.0.0.100:3260\n\
+             \x20 session  iqn.2026-11.example:host from 10.0.0.9:40000, LUN 0, for 3 min 12 s"
         );
     }
 
@@ -207,6 +245,40 @@ mod tests {
             pair.resync.map(|resync| ResyncStatus { eta_seconds: None, stalled_seconds: 40, ..resync });
         let text = status(&pair.judge());
         assert!(text.contains("waiting") && text.contains("nothing moved for 40 s"), "{text}");
+    }
+
+    #[test]
+    fn a_resync_target_shows_what_its_source_tells() {
+        let mut pair = pair();
+        pair.node = node("stor-b", Role::Secondary, DiskState::Inconsistent);
+        pair.peer = Some(node("stor-a", Role::Primary, DiskState::UpToDate));
+        let mut resync = ResyncStatus {
+            direction: SyncDirection::Target,
+            total_bytes: 0,
+            remaining_bytes: 0,
+            rate_bytes_per_second: 0,
+            eta_seconds: None,
+            stalled_seconds: 0,
+        };
+        pair.resync = Some(resync.clone());
+        assert!(status(&pair.clone().judge()).contains("stor-b is brought up to date"));
+        (resync.total_bytes, resync.remaining_bytes, resync.eta_seconds) = (1 << 30, 1 << 28, Some(9));
+        pair.resync = Some(resync);
+        let text = status(&pair.judge());
+        assert!(text.contains("stor-b 75.0 %") && text.contains("256.0 MiB of 1.0 GiB left"), "{text}");
+    }
+
+    #[test]
+    fn many_sessions_are_cut_short_and_another_configuration_shows() {
+        let mut pair = pair();
+        pair.session_list = vec![pair.session_list[0].clone(); SESSIONS_SHOWN + 3];
+        pair.config_differs = true;
+        let text = status(&pair.judge());
+        assert_eq!(text.matches("session  iqn").count(), SESSIONS_SHOWN);
+        assert!(
+            text.contains("and 3 more") && text.contains("stor-b runs with another configuration"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! What each verb does.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,6 +15,7 @@ use crate::daemon::api::{Answer, Request, Service};
 use crate::daemon::config::{Config, NodeConfig, Secret, units::human_bytes};
 use crate::daemon::failure::{Failure, FailureKind};
 use crate::daemon::init::{self, InitOptions};
+use crate::daemon::log_file;
 use crate::daemon::probe::{DeviceFacts, Kernel};
 use crate::daemon::process::{self, Life};
 
@@ -182,9 +182,7 @@ fn open_log(node: &NodeConfig) -> Result<(File, u64), Failure> {
         )
     };
     fs::create_dir_all(&node.run_dir).map_err(cannot)?;
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(cannot)?;
-    let length = log.metadata().map_err(cannot)?.len();
-    Ok((log, length))
+    log_file::open(&path).map_err(cannot)
 }
 
 fn wait_for_start(site: &Site, child: &mut Child, log_from: u64, patience: Duration) -> Result<(), Failure> {
@@ -303,7 +301,8 @@ fn promote(site: &Site, args: PromoteArgs) -> Result<(), Failure> {
             return Err(Failure::usage(what, format!("make sure that {peer} is off, then name it")));
         }
     }
-    act(site, Request::Promote { seed: args.seed, fenced: args.i_have_fenced }, args.wait.timeout)
+    let request = Request::Promote { seed: args.seed, fenced: args.i_have_fenced, unmet: args.yes };
+    act(site, request, args.wait.timeout)
 }
 
 fn connect(site: &Site, args: &ConnectArgs) -> Result<(), Failure> {

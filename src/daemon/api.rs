@@ -33,6 +33,9 @@ pub enum Request {
         /// The node that a person vouches to have cut off; skips the arbiter.
         #[serde(default)]
         fenced: Option<String>,
+        /// Also while the nodes have not met, at the price of a full copy.
+        #[serde(default)]
+        unmet: bool,
     },
     Demote,
     /// Hand the primary role to the peer.
@@ -194,7 +197,7 @@ pub enum SyncDirection {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ResyncStatus {
     pub direction: SyncDirection,
-    /// Bytes that were out of sync when it began (at least what remains); 0: this node, the target, is not told.
+    /// Bytes that were out of sync when it began (at least what remains); 0: the source has not told yet.
     pub total_bytes: u64,
     pub remaining_bytes: u64,
     pub rate_bytes_per_second: u64,
@@ -208,11 +211,23 @@ pub struct ResyncStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LastResync {
     pub direction: SyncDirection,
-    /// Bytes that were out of sync when it began; 0 on the target.
+    /// Bytes that were out of sync when it began.
     pub total_bytes: u64,
     /// Bytes that were sent; 0 on the target.
     pub sent_bytes: u64,
     pub unix_milliseconds: u64,
+}
+
+/// A session of an initiator.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// The initiator's iSCSI name.
+    pub initiator: String,
+    /// Its end of the connection, `ADDRESS:PORT`.
+    pub address: String,
+    /// What it sees here.
+    pub luns: Vec<u16>,
+    pub connected_seconds: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -248,6 +263,12 @@ pub struct Status {
     pub arbiter: Option<ArbiterStatus>,
     /// Sessions of initiators on this node.
     pub sessions: u32,
+    /// The same one by one, the oldest first.
+    #[serde(default)]
+    pub session_list: Vec<SessionStatus>,
+    /// The peer runs with another configuration file; the files must hold the same bytes.
+    #[serde(default)]
+    pub config_differs: bool,
     /// Where initiators are served; empty while they are not.
     pub portals: Vec<String>,
     pub uptime_seconds: u64,
@@ -322,10 +343,14 @@ impl Status {
                     "replace the disk of {here}, then twinlun init and twinlun up; {there} keeps the data"
                 )
             }
-            Health::SplitBrain => format!(
-                "choose whose newer writes may go ({here}'s or {there}'s); there: twinlun connect --discard-my-data, \
-                 then on the other: twinlun connect"
-            ),
+            Health::SplitBrain => {
+                let demote = if self.node.role == Role::Primary { "twinlun demote, then " } else { "" };
+                format!(
+                    "choose whose newer writes are given up. Those of {here}: on {here} {demote}twinlun connect \
+                     --discard-my-data, then on {there} twinlun connect. Those of {there}: on {there} twinlun connect \
+                     --discard-my-data (if it serves, twinlun demote first), then on {here} twinlun connect"
+                )
+            }
             Health::Failed | Health::Degraded if refused.is_some() => return refused,
             Health::Degraded if self.deaf() => {
                 format!("initiators cannot reach {here}: free its portal (twinlun events says why)")
@@ -355,7 +380,7 @@ mod tests {
     #[test]
     fn lines_are_stable() {
         let line = r#"{"schema":1,"request":{"verb":"promote","seed":true}}"#;
-        let request = Request::Promote { seed: true, fenced: None };
+        let request = Request::Promote { seed: true, fenced: None, unmet: false };
         let read: RequestLine = serde_json::from_str(line).expect("a request");
         assert_eq!(read, RequestLine { schema: 1, request });
         for bad in [

@@ -14,6 +14,7 @@ pub mod events;
 pub mod failure;
 pub mod identity;
 pub mod init;
+pub mod log_file;
 pub mod plan;
 pub mod probe;
 pub mod process;

@@ -13,6 +13,8 @@ use crate::units::Geometry;
 
 /// The one portal group, target port and target port group; the same on both nodes (S4).
 const PORTAL_GROUP: u16 = 1;
+/// The logical units that every initiator sees.
+pub const LUNS: [u16; 1] = [0];
 /// What initiators see as PRODUCT REVISION LEVEL. Not the release: a rolling upgrade must not change the disk.
 const REVISION: &str = "0001";
 /// log2 of the physical block size that is reported. The same for all disks, so that both nodes report the same.
@@ -53,7 +55,7 @@ pub fn target(
         relative_id: 1,
         target_port_group: 1,
     };
-    let scsi = Target::new(port, vec![(0, unit)]).map_err(|error| unsuitable(format!("{error:?}")))?;
+    let scsi = Target::new(port, vec![(LUNS[0], unit)]).map_err(|error| unsuitable(format!("{error:?}")))?;
     let everywhere = config.target.portals.iter().any(|portal| portal.ip().is_unspecified());
     let portals = match everywhere {
         // Which of this node's addresses a client can reach, only the client's own connection tells.

@@ -4,10 +4,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
+use env_logger::Target;
 use log::{Level, LevelFilter};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,6 +18,7 @@ use nix::sys::stat::{Mode, umask};
 use super::clock;
 use super::config::{ArbiterConfig, Config, NodeConfig};
 use super::failure::Failure;
+use super::log_file::{LOG_MAX, LogFile};
 
 /// How long the kernel may hold a killed daemon's sockets and devices: until its rings' last operations have ended.
 const CRASH_PATIENCE: Duration = Duration::from_secs(5);
@@ -38,11 +41,17 @@ pub fn private_files() {
     umask(Mode::from_bits_truncate(0o077));
 }
 
-/// Log lines to stderr: with the journal's level prefix under systemd, with the time elsewhere. `RUST_LOG` chooses
-/// more or less than `info`.
-pub fn log_to_stderr() {
+/// Log lines to stderr: with the journal's level prefix under systemd, with the time elsewhere; or to the log of a
+/// daemon in the background, which its stderr follows. `RUST_LOG` chooses more or less than `info`.
+pub fn begin_log(background: Option<&Path>) {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let mut builder = env_logger::Builder::new();
+    let follow = |file: &File| {
+        let _ = nix::unistd::dup2_stderr(file);
+    };
+    if let Some(log) = background.and_then(|path| LogFile::new(path, LOG_MAX, follow).ok()) {
+        builder.target(Target::Pipe(Box::new(log)));
+    }
     builder.filter_level(LevelFilter::Info).parse_default_env();
     builder.format(move |out, record| {
         if journal {
@@ -270,8 +279,6 @@ fn address_failure(what: &str, address: SocketAddr, key: &str, error: &io::Error
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn config(portal: SocketAddr, run_dir: &Path) -> Config {

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounde
 use nix::sys::signal::Signal;
 
 use super::api::{
-    Answer, ArbiterStatus, LastResync, LinkState, Request, ResyncStatus, Status, SyncDirection,
+    Answer, ArbiterStatus, LastResync, LinkState, Request, ResyncStatus, SessionStatus, Status, SyncDirection,
 };
 use super::arbiter::{self, Question, Told};
 use super::clock;
@@ -26,11 +26,15 @@ use super::plan;
 use super::process::{self, InstanceLock};
 use super::progress::Progress;
 use super::translate::{self, Names};
-use crate::engine::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, Tuning};
+use crate::engine::{
+    Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, SessionInfo, Tuning,
+};
+use crate::replication::control::Notice;
 use crate::time;
 use crate::units::{BITMAP_BLOCK_BYTES, NodeId};
 use crate::volume::mutant::Mutants;
 use crate::volume::operator::{Connection, Event, OperatorCommand, Refusal, Ticket};
+use crate::volume::part::PartStats;
 
 /// How often the daemon looks around when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
@@ -55,10 +59,10 @@ pub fn run(launch: &Launch) -> Result<(), Failure> {
     if launch.background {
         process::detach();
     }
-    process::log_to_stderr();
     process::private_files();
     let config = Config::load(&launch.config)?;
     let node = config.choose(launch.node.as_deref(), &process::host_name())?.clone();
+    process::begin_log(launch.background.then(|| node.log_file()).as_deref());
     let lock = InstanceLock::take(&node)?;
     let secret = match &config.replication {
         Some(replication) => Some(Secret::read(&replication.secret_file)?),
@@ -123,6 +127,11 @@ struct Daemon {
     /// Why there is none, if that is known.
     trouble: Option<String>,
     resync: Option<Progress>,
+    /// What the peer, as sync source, says: bytes in all and left.
+    source_says: Option<(u64, u64)>,
+    /// This node's configuration file.
+    config_hash: [u8; 32],
+    config_differs: bool,
     last_resync: Option<LastResync>,
     stopping: Option<Stopping>,
     /// Dropped last: its end is what `twinlun down` waits for.
@@ -182,6 +191,9 @@ impl Daemon {
             arbiter,
             trouble: None,
             resync: None,
+            source_says: None,
+            config_hash: config.hash,
+            config_differs: false,
             last_resync: None,
             stopping: None,
             _socket: socket,
@@ -229,10 +241,13 @@ impl Daemon {
                 return call.answer(answer);
             }
             Request::Down => return self.stop(Some(call)),
-            Request::Promote { seed, fenced } => match self.fenced(fenced.as_deref()) {
-                Ok(i_have_fenced) => OperatorCommand::Promote { seed: *seed, i_have_fenced },
-                Err(failure) => return call.answer(Answer::Failure(failure)),
-            },
+            Request::Promote { seed, fenced, unmet } => {
+                let price = if *seed || *unmet { Ok(()) } else { self.refuse_unmet() };
+                match price.and_then(|()| self.fenced(fenced.as_deref())) {
+                    Ok(i_have_fenced) => OperatorCommand::Promote { seed: *seed, i_have_fenced },
+                    Err(failure) => return call.answer(Answer::Failure(failure)),
+                }
+            }
             Request::Demote => OperatorCommand::Demote,
             Request::Switchover => OperatorCommand::Switchover,
             Request::Connect { discard_my_data } => {
@@ -251,6 +266,15 @@ impl Daemon {
         let (ticket, command) = (Ticket(self.tickets), pending.command);
         self.pending.insert(ticket, pending);
         self.engine.request(EngineRequest::Operator { ticket, command });
+    }
+
+    /// Refuses what would cost a copy of everything that a little patience spares.
+    fn refuse_unmet(&self) -> Result<(), Failure> {
+        let volume = self.engine_status()?.volume;
+        let apart = matches!(volume.connection, Connection::Connecting | Connection::StandAlone);
+        // A node that was seeded or promoted, or followed one that was, has seen a record.
+        let unmet = apart && volume.record.epoch.0 == 0 && !volume.flags.just_created;
+        if unmet { Err(translate::unmet(&self.names, self.size_bytes)) } else { Ok(()) }
     }
 
     /// The node that a person says to have fenced.
@@ -319,6 +343,21 @@ impl Daemon {
             }
             EngineEvent::Reply { ticket, result } => self.on_reply(ticket, result),
             EngineEvent::Volume(event) => self.on_volume(&event),
+            EngineEvent::Notice(notice) => self.on_notice(notice),
+        }
+    }
+
+    /// The peer has something for this node's operator.
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Resync { total, left } => self.source_says = Some((total, left)),
+            Notice::Config { hash } => {
+                self.config_differs = hash != self.config_hash;
+                if self.config_differs {
+                    let text = translate::config_differs(&self.names);
+                    self.events.push(Weight::Warning, "config_differs", text);
+                }
+            }
         }
     }
 
@@ -327,10 +366,13 @@ impl Daemon {
             Event::Connected => {
                 self.apart_since = None;
                 self.trouble = None;
+                self.config_differs = false;
+                self.engine.request(EngineRequest::Notice(Notice::Config { hash: self.config_hash }));
             }
             Event::Disconnected => {
                 self.apart_since = Some(Instant::now());
                 self.resync = None;
+                self.source_says = None;
                 self.settle_doubts();
             }
             Event::ResyncFinished { source } => self.end_resync(*source),
@@ -373,25 +415,39 @@ impl Daemon {
     }
 
     fn end_resync(&mut self, source: bool) {
-        self.resync = None;
+        let told = self.resync.take().map_or(0, |progress| progress.total());
+        self.source_says = None;
         let Ok(engine) = self.engine_status() else { return };
+        let counted = engine.parts.iter().map(|part| part.resync_blocks_total * BITMAP_BLOCK_BYTES).sum();
         self.last_resync = Some(LastResync {
             direction: if source { SyncDirection::Source } else { SyncDirection::Target },
-            total_bytes: engine.parts.iter().map(|part| part.resync_blocks_total * BITMAP_BLOCK_BYTES).sum(),
+            total_bytes: if source { counted } else { told },
             sent_bytes: engine.parts.iter().map(|part| part.resynced_bytes).sum(),
             unix_milliseconds: clock::unix_milliseconds(),
         });
     }
 
     fn follow_resync(&mut self, engine: &EngineStatus) {
-        let syncing = matches!(engine.volume.connection, Connection::SyncSource | Connection::SyncTarget);
-        if !syncing {
-            self.resync = None;
-            return;
-        }
+        let (total, left) = match engine.volume.connection {
+            Connection::SyncSource => {
+                let bytes = |blocks: fn(&PartStats) -> u64| {
+                    engine.parts.iter().map(blocks).sum::<u64>() * BITMAP_BLOCK_BYTES
+                };
+                let (total, left) = (bytes(|part| part.resync_blocks_total), bytes(|part| part.dirty_blocks));
+                self.engine.request(EngineRequest::Notice(Notice::Resync { total, left }));
+                (total, left)
+            }
+            // The target knows what it has got, not what is to come.
+            Connection::SyncTarget => match self.source_says {
+                Some(said) => said,
+                None => return,
+            },
+            _ => {
+                self.resync = None;
+                return;
+            }
+        };
         let now = self.now();
-        let left: u64 = engine.parts.iter().map(|part| part.dirty_blocks * BITMAP_BLOCK_BYTES).sum();
-        let total: u64 = engine.parts.iter().map(|part| part.resync_blocks_total * BITMAP_BLOCK_BYTES).sum();
         self.resync.get_or_insert_with(|| Progress::begin(now, left.max(total))).sample(now, left);
     }
 
@@ -437,7 +493,9 @@ impl Daemon {
         let mut status = translate::status(&self.names, &engine.volume);
         status.size_bytes = self.size_bytes;
         status.uptime_seconds = self.started.elapsed().as_secs();
-        status.sessions = engine.sessions;
+        status.sessions = engine.sessions.len() as u32;
+        status.session_list = engine.sessions.iter().map(session_status).collect();
+        status.config_differs = self.config_differs;
         status.portals = engine.portals.iter().map(ToString::to_string).collect();
         status.out_of_sync_bytes =
             engine.parts.iter().map(|part| part.dirty_blocks * BITMAP_BLOCK_BYTES).sum();
@@ -452,12 +510,25 @@ impl Daemon {
             .as_ref()
             .map(|desk| ArbiterStatus { kind: desk.kind.to_owned(), reachable: desk.reachable });
         let direction = match engine.volume.connection {
-            Connection::SyncSource => SyncDirection::Source,
-            _ => SyncDirection::Target,
+            Connection::SyncSource => Some(SyncDirection::Source),
+            Connection::SyncTarget => Some(SyncDirection::Target),
+            _ => None,
         };
         status.last_resync = self.last_resync.clone();
-        status.resync = self.resync.as_ref().map(|progress| resync_status(progress, direction, self.now()));
+        let now = self.now();
+        let unknown = Progress::begin(now, 0);
+        let progress = self.resync.as_ref().unwrap_or(&unknown);
+        status.resync = direction.map(|direction| resync_status(progress, direction, now));
         Ok(status.judge())
+    }
+}
+
+fn session_status(session: &SessionInfo) -> SessionStatus {
+    SessionStatus {
+        initiator: session.initiator.clone(),
+        address: session.address.to_string(),
+        luns: plan::LUNS.to_vec(),
+        connected_seconds: session.age.as_secs(),
     }
 }
 

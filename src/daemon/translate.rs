@@ -2,6 +2,7 @@
 //! [`api`](super::api) types, refusals as failures with an exit code.
 
 use super::api::{DiskState, LinkRefusal, LinkState, NodeStatus, Role, SCHEMA, Service, Status};
+use super::config::units::human_bytes;
 use super::config::{Config, NodeConfig};
 use super::events::Weight;
 use super::failure::{Failure, FailureKind};
@@ -104,6 +105,8 @@ pub fn status(names: &Names, status: &operator::Status) -> Status {
         last_resync: None,
         arbiter: None,
         sessions: 0,
+        session_list: Vec::new(),
+        config_differs: false,
         portals: Vec::new(),
         uptime_seconds: 0,
         next: None,
@@ -164,6 +167,13 @@ pub fn event(names: &Names, event: &Event) -> (Weight, &'static str, String) {
         }
         Event::Connected => (Info, "peer_connected", format!("{there} is connected")),
         Event::Disconnected => (Warning, "peer_disconnected", format!("the links to {there} are down")),
+        Event::Refused(Discord::SplitBrain) => (
+            Warning,
+            "peer_refused",
+            format!(
+                "split brain: {here} and {there} took writes apart; nothing was copied (twinlun status says what to do)"
+            ),
+        ),
         Event::Refused(discord) => (Warning, "peer_refused", discord.to_string()),
         Event::PeerGone => (Warning, "peer_lost", format!("{there} does not answer")),
         Event::Promoted { record, alone } => {
@@ -210,6 +220,32 @@ pub fn event(names: &Names, event: &Event) -> (Weight, &'static str, String) {
     }
 }
 
+/// The two nodes' files differ.
+pub fn config_differs(names: &Names) -> String {
+    format!(
+        "{} and {} run with different configuration files; make them the same bytes, then twinlun down and twinlun up \
+         on the node that read the older one",
+        names.here,
+        names.peer()
+    )
+}
+
+/// Why a promotion is refused whose price is a copy of everything: until the nodes have met, the other one's disk says
+/// no more than a new disk in its place would.
+pub fn unmet(names: &Names, bytes: u64) -> Failure {
+    let (here, there) = (&names.here, names.peer());
+    Failure::refused(
+        format!(
+            "{here} and {there} have not met since they were formatted: with {here} promoted now, all {} are copied \
+             to {there} when it comes",
+            human_bytes(bytes)
+        ),
+        format!(
+            "wait until twinlun status shows {there} connected, then promote; or take the copy: add --yes"
+        ),
+    )
+}
+
 /// A refused request as a failure.
 pub fn refusal(names: &Names, command: &OperatorCommand, refusal: &Refusal) -> Failure {
     let (here, there) = (&names.here, names.peer());
@@ -220,6 +256,10 @@ pub fn refusal(names: &Names, command: &OperatorCommand, refusal: &Refusal) -> F
                 "if {there} has never served this volume there is nothing to fence: \
                  twinlun promote --seed --force --i-have-fenced {there}"
             ),
+        ),
+        Refusal::Busy if matches!(command, OperatorCommand::Connect { discard_my_data: true }) => (
+            format!("{here} serves {}; it gives nothing up while it does", names.volume),
+            format!("twinlun demote on {here} (its initiators lose the disk), then the same again"),
         ),
         Refusal::NotInSync { record } => (
             format!(
@@ -312,6 +352,12 @@ mod tests {
         assert_eq!(text, "stor-a has taken over; stor-b serves no more (epoch 9, in sync: stor-a)");
         let (_, _, text) = event(&names(), &Event::ResyncStarted { source: false, full: true });
         assert_eq!(text, "resync of everything from stor-a to stor-b");
+    }
+
+    #[test]
+    fn a_primary_is_told_why_it_may_not_give_up_its_data() {
+        let failure = refusal(&names(), &OperatorCommand::Connect { discard_my_data: true }, &Refusal::Busy);
+        assert!(failure.what.contains("stor-b serves vol1") && failure.next.contains("demote"), "{failure}");
     }
 
     #[test]

@@ -183,6 +183,13 @@ impl Establish {
         }
     }
 
+    /// Sends a message on the control link of whatever session is up; without one it is dropped.
+    pub fn send_to_peer(&mut self, message: &Control) {
+        if let Some(session) = self.session.as_ref().map(|session| session.id) {
+            self.send(session, message);
+        }
+    }
+
     /// Ends the session; what is queued on the control link is sent first.
     pub fn drop_session(&mut self, session: SessionId, plumbing: &mut Plumbing) {
         let Some(current) = self.session.take_if(|current| current.id == session) else { return };

@@ -24,7 +24,9 @@ mod zeroing;
 pub use buffers::{ArenaPlan, Quota};
 pub use establish::LinkPlan;
 pub use ring::{RingError, probe};
-pub use run::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, Tuning};
+pub use run::{
+    Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, SessionInfo, Tuning,
+};
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
 use crate::arbitration::Record;
 use crate::iscsi::TargetConfig;
+use crate::replication::control::Notice;
 use crate::replication::handshake::{LocalEnd, VERSIONS};
 use crate::storage::{LaneState, Layout, Superblock};
 use crate::units::{BufId, CHUNK_BYTES, Pool, SHARDS_MAX, ShardId};
@@ -99,6 +100,8 @@ pub enum EngineRequest {
     Record(RecordOutcome),
     /// The arbiter's answer to [`EngineEvent::Cas`].
     Cas(CasOutcome),
+    /// For the other node's operator; dropped while there is no session.
+    Notice(Notice),
     /// Answered on the channel that comes along.
     Status { reply: Sender<EngineStatus> },
     /// Drop the initiators and the peer, finish what is under way, end. For an orderly end of service let
@@ -134,6 +137,18 @@ pub enum EngineEvent {
         result: Result<(), Refusal>,
     },
     Volume(Event),
+    /// The other node has this for the operator.
+    Notice(Notice),
+}
+
+/// A session of an initiator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionInfo {
+    /// The initiator's iSCSI name.
+    pub initiator: String,
+    pub address: SocketAddr,
+    /// How long it has been served.
+    pub age: Duration,
 }
 
 /// What the engine knows of itself.
@@ -142,8 +157,8 @@ pub struct EngineStatus {
     pub volume: Status,
     /// Counters of each shard's part, this node's shard 0 first, then in no order.
     pub parts: Vec<PartStats>,
-    /// Sessions of initiators.
-    pub sessions: u32,
+    /// Sessions of initiators, the oldest first.
+    pub sessions: Vec<SessionInfo>,
     /// Where initiators are served; empty while they are not.
     pub portals: Vec<SocketAddr>,
 }

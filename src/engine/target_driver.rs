@@ -17,6 +17,7 @@ use super::duplex::{Duplex, SendEnd};
 use super::plumbing::{ConnNo, Message, MovedConnection, Plumbing};
 use super::reactor::{File, ListenFor, StreamOwner};
 use super::registry::{CONNECTIONS_MAX, Registry};
+use super::run::SessionInfo;
 use super::sockets;
 use super::stream::{Inbound, Met, SendBatch};
 use crate::block::BlockCompletion;
@@ -181,7 +182,7 @@ impl TargetDriver {
         sockets::tune(fd.as_fd(), DEAD_AFTER)?;
         let local = sockets::local_address(fd.as_fd())?;
         let peer = sockets::peer_address(fd.as_fd())?;
-        let Some(number) = self.registry.connect() else {
+        let Some(number) = self.registry.connect(peer) else {
             log::warn!("{peer} is turned away: {CONNECTIONS_MAX} connections are open");
             return Ok(());
         };
@@ -241,7 +242,7 @@ impl TargetDriver {
 
     /// Nothing stands in the session's way any more: have it served where there is most room.
     fn place(&mut self, number: ConnNo, plumbing: &mut Plumbing) {
-        let shard = self.registry.admit(number);
+        let shard = self.registry.admit(number, plumbing.now);
         if shard == plumbing.shard {
             self.conn(number).phase = Phase::Open;
             self.admitted(number, plumbing);
@@ -287,8 +288,9 @@ impl TargetDriver {
         }
     }
 
-    pub fn sessions(&self) -> u32 {
-        self.registry.sessions()
+    /// Sessions that are served, on whichever shard (shard 0).
+    pub fn sessions(&self, now: Instant) -> Vec<SessionInfo> {
+        self.registry.sessions(now)
     }
 
     // ---- every shard ----

@@ -9,6 +9,7 @@ use super::plumbing::Message;
 use super::reactor::{Completion, DiskTag, ListenFor, StreamOwner};
 use super::run::{EngineEvent, EngineRequest, EngineStatus};
 use super::shard::Shard;
+use crate::replication::control::Control;
 use crate::storage::Layout;
 use crate::time::{Duration, Instant, earliest};
 use crate::units::SessionId;
@@ -111,6 +112,11 @@ impl Zero {
             }
             EngineRequest::Record(outcome) => self.coordinator.on_record(now, outcome, &mut self.out),
             EngineRequest::Cas(outcome) => self.coordinator.on_cas(now, outcome, &mut self.out),
+            EngineRequest::Notice(notice) => {
+                if let Some(establish) = &mut self.establish {
+                    establish.send_to_peer(&Control::Notice(notice));
+                }
+            }
             EngineRequest::Status { reply } => return self.begin_status(reply, shard),
             EngineRequest::Stop => {
                 if let Some(establish) = &mut self.establish {
@@ -199,6 +205,9 @@ impl Zero {
                     if was_up {
                         self.coordinator.on_session_down(now, session, &mut self.out);
                     }
+                }
+                Meeting::Control { message: Control::Notice(notice), .. } => {
+                    self.tell(EngineEvent::Notice(notice));
                 }
                 Meeting::Control { session, message } => {
                     self.coordinator.on_control(now, session, message, &mut self.out);
@@ -293,7 +302,7 @@ impl Zero {
             let status = EngineStatus {
                 volume: self.coordinator.status(),
                 parts: request.parts,
-                sessions: shard.target.sessions(),
+                sessions: shard.target.sessions(shard.plumbing.now),
                 portals: shard.target.bound(),
             };
             // Who asked may have gone.

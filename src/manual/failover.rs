@@ -57,4 +57,6 @@
 //! # Split brain
 //!
 //! With an arbiter it does not happen. With `--force` it can: both copies then have generations of their own, the nodes
-//! refuse to copy anything, and `twinlun connect --discard-my-data` on the node whose writes may go settles it.
+//! refuse to copy anything, and `twinlun connect --discard-my-data` on the node whose writes may go
+//! (after `twinlun demote`, if it serves), then `twinlun connect` on the other, settles it. `twinlun status` on either
+//! node names both commands.

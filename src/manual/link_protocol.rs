@@ -45,6 +45,9 @@
 //! Then `Lead` → `Following` → (resync) → `SyncDone` → `SyncDoneAck`. The follower counts as in sync only after the
 //! arbiter's record says so.
 //!
+//! [`Notice`](crate::replication::control::Notice) is for the other node's operator and decides nothing: the hash of the
+//! configuration file, and how far a resync is.
+//!
 //! # Resync
 //!
 //! The source adds the target's bits to its own (what a crashed primary wrote last, or what was written apart, is out

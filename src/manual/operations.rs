@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | `up`, `down` | start the daemon, or drain and stop it | |
 //! | `status` | verdict, both copies, resync with rate and ETA, sessions, what to do next | |
-//! | `promote` | this node serves | this copy may lack acknowledged writes |
+//! | `promote` | this node serves | this copy may lack acknowledged writes; the nodes have not met yet (`--yes`: full copy later) |
 //! | `demote` | drains and stops serving | |
 //! | `switchover` | drains here, promotes there; both copies stay in sync | the peer is not in sync |
 //! | `connect`, `disconnect` | allow or drop the replication link | |
@@ -25,6 +25,12 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 the daemon does not answer, 4 refused for the data's
 //! safety, 5 timed out. `--json` gives one object, schema 1; fields are only ever added.
+//!
+//! A daemon that `up` started logs to `run_dir/NODE.log`, at most 8 MiB, and the 8 MiB before are in `NODE.log.1`; under
+//! systemd (`twinlund`, or `up --foreground`) it logs to the journal.
+//!
+//! When the nodes connect they compare their configuration files; if these differ, both say so (`config_differs`, a
+//! line of `status`) and go on.
 //!
 //! # What the states mean
 //!

@@ -35,6 +35,15 @@ pub struct PeerState {
     pub discard: bool,
 }
 
+/// What one node tells the other's operator. Nothing is decided by it, so the coordinators never see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// SHA-256 of the configuration file that the sender runs with.
+    Config { hash: [u8; 32] },
+    /// The sync source's progress, in bytes.
+    Resync { total: u64, left: u64 },
+}
+
 /// A control message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Control {
@@ -68,6 +77,7 @@ pub enum Control {
     Bye {
         reason: ByeReason,
     },
+    Notice(Notice),
 }
 
 /// Why a session is ended on purpose.
@@ -158,6 +168,15 @@ impl Control {
                 out.u8(10)?;
                 out.u8(*reason as u8)
             }
+            Self::Notice(Notice::Config { hash }) => {
+                out.u8(11)?;
+                out.bytes(hash)
+            }
+            Self::Notice(Notice::Resync { total, left }) => {
+                out.u8(12)?;
+                out.u64_le(*total)?;
+                out.u64_le(*left)
+            }
         }
     }
 
@@ -203,6 +222,8 @@ impl Control {
                     _ => return Err(ControlError::BadField("reason")),
                 },
             },
+            11 => Self::Notice(Notice::Config { hash: reader.array()? }),
+            12 => Self::Notice(Notice::Resync { total: reader.u64_le()?, left: reader.u64_le()? }),
             tag => return Err(ControlError::UnknownTag(tag)),
         })
     }
@@ -311,6 +332,8 @@ mod tests {
             Control::Ping,
             Control::Pong,
             Control::Bye { reason: ByeReason::DiskFailed },
+            Control::Notice(Notice::Config { hash: [7; 32] }),
+            Control::Notice(Notice::Resync { total: 1 << 40, left: 3 }),
         ]
     }
 
