@@ -15,6 +15,7 @@
 //! | [`volume`] | yes | lanes and coordinator: joins all of the above, emits effects |
 //! | `sim` | no | the pure rooms in a world of seeded disks, links and crashes |
 //! | [`engine`] | no | one thread, one io_uring per shard: sockets, devices, timers, buffers |
+//! | [`arbiter`] | no | where the record is kept: etcd, a file, a fence device, a person; one trait |
 //! | [`daemon`] | no | configuration, plan, control socket, events |
 //! | [`agent`] | no | failover: heartbeats, when to take over, the service addresses |
 //! | [`cli`] | no | the `twinlun` command |
@@ -62,6 +63,7 @@
 extern crate alloc;
 
 pub mod agent;
+pub mod arbiter;
 pub mod arbitration;
 pub mod block;
 pub mod cli;

@@ -45,8 +45,10 @@ const ROOMS: &[Room] = &[
     room("sim", MACHINE, &[PURE_ROOM]),
     room("engine", MACHINE, &[PURE_ROOM]),
     room("cli", MACHINE, &["daemon", "units", "time", "arbitration"]),
-    room("daemon", MACHINE, &["engine", PURE_ROOM]),
-    room("agent", MACHINE, &["arbitration", "wire", "units", "time"]),
+    // Where the record is kept. The engine process changes it: the right is won by the process that holds it.
+    room("arbiter", MACHINE, &["arbitration", "wire", "units"]),
+    room("daemon", MACHINE, &["engine", "arbiter", PURE_ROOM]),
+    room("agent", MACHINE, &["arbiter", "arbitration", "wire", "units", "time"]),
 ];
 
 /// Stands for every pure room.

@@ -3,9 +3,11 @@
 //! The two nodes are formatted without hearing of each other, so what must be the same on both follows from what is
 //! the same on both: the volume's name and the target's name.
 
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use super::config::Config;
+use super::config::{Config, Secret};
+use crate::arbiter::value::PairId;
 use crate::storage::ScsiIdentity;
 
 /// The company identifier in the NAA designator. The project has none of its own, so it is one from the locally
@@ -16,6 +18,16 @@ const LOCAL_COMPANY: u32 = 0x02_54_4C;
 pub fn volume_identifier(config: &Config) -> [u8; 16] {
     let digest = digest(config, "twinlun volume");
     digest[..16].try_into().expect("a SHA-256 has 32 bytes")
+}
+
+/// Whose record the arbiter keeps. The secret is in it, because names are copied from one pair's configuration to the
+/// next more easily than secrets are.
+pub fn pair_identifier(config: &Config, secret: &Secret) -> PairId {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.bytes()).expect("HMAC takes keys of any length");
+    mac.update(b"twinlun arbiter");
+    mac.update(&volume_identifier(config));
+    let digest = mac.finalize().into_bytes();
+    PairId(digest[..16].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 /// The identity that initiators see.

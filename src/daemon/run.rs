@@ -16,7 +16,7 @@ use super::api::{
 use super::arbiter::{self, Question, Told};
 use super::clock;
 use super::config::units::human_bytes;
-use super::config::{ArbiterConfig, Config, NodeConfig, Secret};
+use super::config::{Config, NodeConfig, Secret};
 use super::control::{Call, ControlSocket};
 use super::device::{self, Opened};
 use super::events::{EventLog, Weight};
@@ -174,7 +174,7 @@ impl Daemon {
             tuning: Tuning::default(),
             mutants: Mutants::default(),
         };
-        let arbiter = config.replication.as_ref().map(|it| ArbiterDesk::open(&it.arbiter)).transpose()?;
+        let arbiter = secret.map(|secret| ArbiterDesk::open(config, secret)).transpose()?;
         let engine = Engine::start(plan).map_err(|error| engine_failure(&node.name, &error))?;
         Ok(Self {
             names: Names::new(config, node),
@@ -544,8 +544,8 @@ fn resync_status(progress: &Progress, direction: SyncDirection, now: time::Insta
 }
 
 impl ArbiterDesk {
-    fn open(config: &ArbiterConfig) -> Result<Self, Failure> {
-        let arbiter = arbiter::open(config);
+    fn open(config: &Config, secret: &Secret) -> Result<Self, Failure> {
+        let arbiter = arbiter::open(config, secret)?;
         let kind = arbiter.kind();
         let (questions, asked) = unbounded();
         let (tell, told) = unbounded();

@@ -79,7 +79,8 @@ impl<'a> Section<'a> {
         Ok(section)
     }
 
-    fn only(&self, keys: &[&str]) -> Result<(), ConfigError> {
+    /// Refuses keys that are not in the list.
+    pub(super) fn only(&self, keys: &[&str]) -> Result<(), ConfigError> {
         for key in self.table.keys() {
             let name: &str = key.get_ref();
             if !keys.contains(&name) {

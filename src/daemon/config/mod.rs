@@ -5,6 +5,7 @@
 //! file gives the same answer on every machine. What belongs to this machine (the secret's mode, the devices) is
 //! checked when it is used. Absent on purpose: defaults for anything that decides where data is kept or who may serve.
 
+mod arbiter;
 mod document;
 mod secret;
 #[cfg(test)]
@@ -18,9 +19,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
+pub use arbiter::{ArbiterConfig, EtcdSection};
 pub use document::ConfigError;
 use document::{Item, Section, Source};
-pub use secret::Secret;
+pub use secret::{Password, Secret};
 use units::{UnitError, edit_distance};
 
 use super::failure::Failure;
@@ -84,15 +86,6 @@ pub struct ReplicationConfig {
     /// Silence on the links after which the peer counts as lost.
     pub peer_timeout: Duration,
     pub arbiter: ArbiterConfig,
-}
-
-/// Who decides which node is in when the nodes cannot hear each other.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ArbiterConfig {
-    /// A file that both nodes see: for two nodes on one machine only.
-    File { path: PathBuf },
-    /// Nobody: a node that loses its peer holds all writes until a person decides.
-    Manual,
 }
 
 /// `[node.NAME]`
@@ -281,22 +274,11 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
         }
         None => PEER_TIMEOUT_DEFAULT,
     };
-    Ok(Some(ReplicationConfig { secret_file, peer_timeout, arbiter: read_arbiter(root)? }))
-}
-
-fn read_arbiter(root: &Section<'_>) -> Result<ArbiterConfig, ConfigError> {
-    let section = section(root, "arbiter", &["kind", "path"])?;
-    let kind = section.require("kind", "\"manual\"")?;
-    let path = section.get("path");
-    match (kind.string()?, path) {
-        ("file", Some(path)) => Ok(ArbiterConfig::File { path: path.parse(absolute)? }),
-        ("file", None) => Err(section.error("an arbiter of kind \"file\" needs path = \"/var/lib/twinlun/arbiter\"")),
-        ("manual", None) => Ok(ArbiterConfig::Manual),
-        ("manual", Some(path)) => Err(path.error("an arbiter of kind \"manual\" has no path; remove it")),
-        (other, _) => Err(kind.error(format!(
-            "{other:?} is not a kind of arbiter; use \"file\" (two nodes on one machine) or \"manual\" (a person decides)"
-        ))),
-    }
+    Ok(Some(ReplicationConfig {
+        secret_file,
+        peer_timeout,
+        arbiter: arbiter::read(&open_section(root, "arbiter")?)?,
+    }))
 }
 
 const NODE_KEYS: [&str; 7] = ["id", "disk", "metadata", "replication_address", "shards", "cpus", "run_dir"];
@@ -445,6 +427,11 @@ fn section<'a>(root: &Section<'a>, name: &str, keys: &[&str]) -> Result<Section<
         Some(item) => item.table(keys),
         None => Err(root.error(format!("section [{name}] is missing; it has the keys {}", keys.join(", ")))),
     }
+}
+
+/// A section whose keys depend on what it says.
+fn open_section<'a>(root: &Section<'a>, name: &str) -> Result<Section<'a>, ConfigError> {
+    root.get(name).ok_or_else(|| root.error(format!("section [{name}] is missing")))?.open_table()
 }
 
 fn name(text: &str) -> Result<String, UnitError> {

@@ -126,9 +126,9 @@ fn wrong_values_say_where_and_what_would_be_right() {
         ("[\"10.0.0.100\"]", "[\"10.0.0.1\", \"stor\"]", "target.portals[1]: \"stor\" is not an address"),
         ("\"1500ms\"", "\"90s\"", "between 200ms and 60s"),
         ("\"1500ms\"", "2", "replication.peer_timeout: a string in quotes is wanted here, not the number 2"),
-        ("kind = \"file\"", "kind = \"etcd3\"", "not a kind of arbiter"),
-        ("kind = \"file\"", "kind = \"manual\"", "has no path"),
-        ("\npath = \"/var/lib/twinlun/arbiter\"", "", "needs path"),
+        ("kind = \"file\"", "kind = \"etcd3\"", "\"etcd3\" is not a kind of arbiter; did you mean \"etcd\"?"),
+        ("kind = \"file\"", "kind = \"manual\"", "kind \"manual\" has no such key; it has no keys"),
+        ("\npath = \"/var/lib/twinlun/arbiter\"", "", "arbiter: key \"path\" is missing"),
         ("\"/etc/twinlun/secret\"", "\"secret\"", "not a full path"),
         ("id = 1", "id = 0", "both have id 0"),
         ("id = 1", "id = 2", "node.stor-b.id: 2 is outside 0..=1"),
@@ -154,6 +154,48 @@ fn wrong_values_say_where_and_what_would_be_right() {
         assert!(error.contains(wanted), "{error:?} does not contain {wanted:?}");
         assert!(!error.contains('\n'), "more than one line: {error}");
     }
+}
+
+const ETCD: &str = r#"kind = "etcd"
+endpoints = ["https://10.0.0.5:2379", "https://[fd00::6]:2379/", "https://third.lan:2379"]
+ca = "/etc/twinlun/ca.pem"
+cert = "/etc/twinlun/cert.pem"
+key = "/etc/twinlun/key.pem"
+user = "twinlun"
+password_file = "/etc/twinlun/etcd-password""#;
+
+#[test]
+fn etcd_is_described_by_its_endpoints_and_who_may_vouch_for_them() {
+    let file = PAIR.replace("kind = \"file\"\npath = \"/var/lib/twinlun/arbiter\"", ETCD);
+    let config = parse(&file).expect("the file is right");
+    let ArbiterConfig::Etcd(etcd) = config.replication.expect("it is replicated").arbiter else {
+        panic!("another kind");
+    };
+    assert_eq!(etcd.endpoints, ["https://10.0.0.5:2379", "https://[fd00::6]:2379", "https://third.lan:2379"]);
+    assert_eq!(etcd.ca.as_deref(), Some(Path::new("/etc/twinlun/ca.pem")));
+    assert_eq!(etcd.login, Some(("twinlun".into(), "/etc/twinlun/etcd-password".into())));
+    assert!(etcd.identity.is_some() && etcd.cluster.is_none());
+    let cases = [
+        ("endpoints =", "endpoint =", "arbiter.endpoint: unknown key; did you mean \"endpoints\"?"),
+        ("third.lan:2379", "third.lan", "is not an endpoint of etcd"),
+        ("third.lan:2379", "third.lan:2379/v3", "is not an endpoint of etcd"),
+        ("third.lan:2379", "10.0.0.5:2379", "given twice"),
+        ("https://third", "http://third", "some endpoints are encrypted and some are not"),
+        ("ca = \"/etc/twinlun/ca.pem\"\n", "", "who may vouch"),
+        ("key = \"/etc/twinlun/key.pem\"\n", "", "cert needs key beside it"),
+        ("user = \"twinlun\"\n", "", "password_file needs user"),
+        ("kind = \"etcd\"", "kind = \"etcd\"\npath = \"/x\"", "kind \"etcd\" has no such key"),
+        ("kind = \"etcd\"", "kind = \"etcd\"\ncluster = \"a/b\"", "not a usable name"),
+    ];
+    for (from, to, wanted) in cases {
+        let error = broken(&file, from, to);
+        assert!(error.contains(wanted), "{error:?} does not contain {wanted:?}");
+    }
+    let open = file.replace("https://", "http://");
+    assert!(parse(&open).expect_err("ca").to_string().contains("not encrypted"));
+    let open = open.replace("ca = \"/etc/twinlun/ca.pem\"\n", "");
+    let open = open.replace("cert = \"/etc/twinlun/cert.pem\"\nkey = \"/etc/twinlun/key.pem\"\n", "");
+    assert!(parse(&open).expect_err("password").to_string().contains("in the clear"));
 }
 
 #[test]

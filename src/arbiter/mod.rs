@@ -1,0 +1,67 @@
+//! Where the record `{epoch, primary, in_sync}` is kept, and how it is changed.
+//!
+//! A change is a compare-and-swap with one of three outcomes. *Committed* and *conflict* are definite; everything that
+//! is not definite is *unknown*, and may turn out either way until it is asked again. A change whose answer was lost is
+//! recognised by its nonce: offering it again commits it once. The engine's own process makes the change, because the
+//! right belongs to the process that uses it: an agent that died must not hold up a write.
+//!
+//! One file for each back end, one trait, one conformance test (`tests/arbiter.rs`) that all of them pass. Absent on
+//! purpose: locks, leases or watches that decide anything, and any right that comes from reading.
+
+pub mod etcd;
+pub mod file;
+pub mod manual;
+pub mod value;
+
+use crate::arbitration::{Record, RecordError};
+
+pub use etcd::{EtcdArbiter, EtcdError};
+pub use file::FileArbiter;
+pub use manual::ManualArbiter;
+
+/// What became of a change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Swap {
+    /// The record is now the proposed one, durably.
+    Committed,
+    /// The record is another one than expected; nothing was changed.
+    Conflict(Option<Record>),
+    /// It may or may not have been changed.
+    Unknown(ArbiterError),
+}
+
+/// Why there is no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ArbiterError {
+    /// There is nobody to ask; a person decides.
+    Manual,
+    /// The back end failed; the text says at what.
+    Unreachable(String),
+    /// What is kept is not a record.
+    Damaged(RecordError),
+    /// etcd gave no definite answer.
+    Etcd(EtcdError),
+}
+
+impl std::fmt::Display for ArbiterError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Manual => write!(f, "the arbiter is manual: a person decides"),
+            Self::Unreachable(what) => write!(f, "the arbiter does not answer: {what}"),
+            Self::Damaged(error) => write!(f, "{error}"),
+            Self::Etcd(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for ArbiterError {}
+
+/// A back end. Calls may block; they are made from a thread of their own.
+pub trait Arbiter: Send {
+    /// The word for it in the configuration.
+    fn kind(&self) -> &'static str;
+    /// The record, `None` before the first change. A hint, never a right.
+    fn read(&mut self) -> Result<Option<Record>, ArbiterError>;
+    /// Makes `proposed` the record if it is `expected` now (or `proposed` already).
+    fn compare_and_swap(&mut self, expected: Option<Record>, proposed: Record) -> Swap;
+}
