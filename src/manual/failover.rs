@@ -8,10 +8,59 @@
 //! grow only by one's own successful compare-and-swap. The arbiter is asked when `in_sync` or `primary` changes, never
 //! for an I/O.
 //!
+//! # Arbiters
+//!
 //! | kind | for |
 //! |---|---|
+//! | `etcd` | any third machine that runs etcd 3.4 or later, or a cluster of etcd: the one to choose |
 //! | `file` | two nodes on one machine: tests and the demo. Both must see the same local file. |
 //! | `manual` | no third machine: when the peer is lost the primary holds its writes until a person decides |
+//!
+//! Whatever the kind, a change that has no definite answer is offered again until it has one, and requests are held so
+//! long. Offering it twice does no harm: the record carries a nonce. There is no "best effort" kind.
+//!
+//! ## etcd
+//!
+//! ```toml
+//! [arbiter]
+//! kind = "etcd"
+//! endpoints = ["https://192.0.2.30:2379"]     # members of one cluster, in the order of preference
+//! ca = "/etc/twinlun/etcd-ca.pem"             # who vouches for them; needed for https, no other authority counts
+//! cert = "/etc/twinlun/etcd.pem"              # optional: this node's certificate …
+//! key = "/etc/twinlun/etcd.key"               # … and its key
+//! user = "twinlun"                            # optional; https only
+//! password_file = "/etc/twinlun/etcd-password"    # mode 0600
+//! cluster = "stor-a+stor-b"                   # optional: the pair's name in etcd; the nodes' names otherwise
+//! ```
+//!
+//! One member on a third machine is enough, and simplest: there is nothing to elect. While it is away nothing happens,
+//! unless a node is lost in just that time; then the other one holds its requests until etcd is back. Three members
+//! survive the loss of one. Give etcd a disk that syncs quickly, and `--heartbeat-interval 50 --election-timeout 300`.
+//!
+//! The record is the value of `/twinlun/<cluster>/<volume>`, readable with `etcdctl get`. It says which pair of nodes it
+//! belongs to (a digest of the secret, the volume's and the target's name), so that two pairs with one configuration
+//! refuse each other's. After a change of the secret the value is a stranger's, and the nodes say so: stop both, read the
+//! value, `etcdctl del` it, and promote by force the node that it names in sync.
+//!
+//! A try has 250 ms; an endpoint that is silent for 75 ms is not waited for, the next is asked as well. Certificates are
+//! read when the daemon starts. A client certificate for an etcd with users must have no common name: its gateway
+//! refuses those that have.
+//!
+//! | what etcd does | what the nodes do |
+//! |---|---|
+//! | does not answer, has no leader | go on as they are; a node that has just lost its peer holds its requests |
+//! | is full (alarm NOSPACE) | the same, and say how to make room |
+//! | was restored from a backup, or emptied | its epoch is below what a node has seen: the node decides nothing, and if it needed a decision it stops serving and says how to go on |
+//! | answers with another cluster's identifier at one endpoint | ask none of them any more, and say which two differ |
+//!
+//! *After an etcd was restored:* bring back its newest state if there is one. Otherwise compare the epochs in `twinlun
+//! status` of both nodes, stop the other node, and on the one with the higher epoch write its record over etcd's:
+//! `twinlun promote --force --i-have-fenced NODE`.
+//!
+//! ## file
+//!
+//! The file is replaced whole, under a lock. A process that is stopped while it holds the lock keeps the other node from
+//! changing the record; after a second the other says which process it is.
 //!
 //! # A peer is lost
 //!
