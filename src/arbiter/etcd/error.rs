@@ -93,11 +93,6 @@ impl fmt::Display for Trouble {
                 "cannot decide ({why}): most of its members must run and reach each other. Look with etcdctl endpoint \
                  status"
             ),
-            Self::Tls(why) => write!(
-                f,
-                "is not trusted, or does not trust this node ({why}). Correct ca, cert and key in [arbiter], or the \
-                 server's certificate"
-            ),
             Self::NotEtcd(what) => write!(
                 f,
                 "does not answer like etcd ({what}). endpoints takes client addresses of etcd 3.4 or later, with its \
@@ -106,27 +101,6 @@ impl fmt::Display for Trouble {
             Self::Refused { code, message } => {
                 write!(f, "refuses the change: {message} (code {code}). Look at its log")
             }
-            Self::LoginRefused => {
-                write!(
-                    f,
-                    "does not accept the user or the password. Correct user and password_file in [arbiter]"
-                )
-            }
-            Self::LoginWanted => {
-                write!(
-                    f,
-                    "wants a user, and the configuration names none. Set user and password_file in [arbiter]"
-                )
-            }
-            Self::NamedCertificate => write!(
-                f,
-                "has users, and then takes no client certificate that has a common name. Make the one in [arbiter] \
-                 without CN (openssl req -subj /O=twinlun)"
-            ),
-            Self::Denied { key } => write!(
-                f,
-                "does not let the user change {key}. Run etcdctl role grant-permission ROLE readwrite {key}"
-            ),
             Self::NoSpace => write!(
                 f,
                 "takes no change: its database is full (alarm NOSPACE). Until it has room a node that loses its peer \
@@ -152,6 +126,46 @@ impl fmt::Display for Trouble {
                 "belongs to the etcd cluster {found:x}, and {known_at} to {known:x}. Two clusters could make two \
                  primaries, so neither is asked. endpoints must name members of one cluster"
             ),
+            Self::Tls(_)
+            | Self::LoginRefused
+            | Self::LoginWanted
+            | Self::NamedCertificate
+            | Self::Denied { .. } => self.fmt_access(f),
+        }
+    }
+}
+
+impl Trouble {
+    /// Who is who, and who may do what.
+    fn fmt_access(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(why) => write!(
+                f,
+                "is not trusted, or does not trust this node ({why}). Correct ca, cert and key in [arbiter], or the \
+                 server's certificate"
+            ),
+            Self::LoginRefused => {
+                write!(
+                    f,
+                    "does not accept the user or the password. Correct user and password_file in [arbiter]"
+                )
+            }
+            Self::LoginWanted => {
+                write!(
+                    f,
+                    "wants a user, and the configuration names none. Set user and password_file in [arbiter]"
+                )
+            }
+            Self::NamedCertificate => write!(
+                f,
+                "has users, and then takes no client certificate that has a common name. Make the one in [arbiter] \
+                 without CN (openssl req -subj /O=twinlun)"
+            ),
+            Self::Denied { key } => write!(
+                f,
+                "does not let the user change {key}. Run etcdctl role grant-permission ROLE readwrite {key}"
+            ),
+            _ => unreachable!("the other kinds have their words above"),
         }
     }
 }
