@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::config::{Config, NodeConfig, Secret};
 use super::failure::Failure;
 use crate::engine::LinkPlan;
-use crate::iscsi::{Limits, TargetConfig};
+use crate::iscsi::{Access, Caps, Limits, TargetConfig};
 use crate::replication::handshake::LinkKey;
 use crate::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
 use crate::storage::{Layout, Superblock};
@@ -67,8 +67,9 @@ pub fn target(
         alias: config.volume.name.clone(),
         portals,
         portal_group_tag: PORTAL_GROUP,
-        serving: true,
+        access: Access::default(),
         limits: Limits::default(),
+        caps: Caps::default(),
         scsi,
     }))
 }

@@ -11,6 +11,7 @@ mod op_slab;
 mod plumbing;
 mod reactor;
 mod registry;
+mod resets;
 mod ring;
 mod run;
 mod shard;

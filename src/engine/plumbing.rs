@@ -11,7 +11,7 @@ use super::link_driver::ReadyLink;
 use super::mesh::Endpoint;
 use super::reactor::Reactor;
 use crate::block::{BlockCompletion, BlockOp, BlockRequest};
-use crate::iscsi::{Connection, NexusName};
+use crate::iscsi::{Connection, NexusName, Reset, ResetId};
 use crate::time::Instant;
 use crate::units::{BufId, Geometry, SessionId, ShardId};
 use crate::volume::messages::{PartReport, Posture};
@@ -31,6 +31,14 @@ pub enum Message {
     Adopt(Box<MovedConnection>),
     /// Shard 0 → owner: drop this connection, a newer session takes its place.
     Replace(ConnNo),
+    /// Any → all: an initiator resets; answer with `ResetQuiet` when this shard's sessions are quiet.
+    Reset {
+        id: ResetId,
+        reset: Reset,
+    },
+    ResetQuiet(ResetId),
+    /// Shard 0 → all: ask every initiator to log out within so many seconds.
+    AskLogout(u16),
     /// Owner → shard 0: the connection is gone and its number free.
     Gone(ConnNo),
     /// Shard 0 → all: what the coordinator has decided.
@@ -61,6 +69,7 @@ pub struct MovedConnection {
     /// Received, but not consumed by the core.
     pub unread: Vec<u8>,
     pub nexus: NexusName,
+    pub tsih: u16,
 }
 
 pub struct Plumbing {

@@ -104,6 +104,10 @@ pub enum EngineRequest {
     Notice(Notice),
     /// Answered on the channel that comes along.
     Status { reply: Sender<EngineStatus> },
+    /// Ask every initiator to log out (Asynchronous Message 1); who has not gone after so many seconds is disconnected.
+    AskLogout { seconds: u16 },
+    /// From now on send who logs in to this portal, `ip:port` (login status 0101h); `None`: serve again.
+    Redirect(Option<String>),
     /// Drop the initiators and the peer, finish what is under way, end. For an orderly end of service let
     /// [`OperatorCommand::Stop`] go before.
     Stop,

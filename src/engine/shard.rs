@@ -237,6 +237,9 @@ impl Shard {
             Message::Adopt(moved) => target.adopt(*moved, plumbing),
             Message::Replace(number) => target.replace(number, plumbing),
             Message::Gone(number) => target.gone(number, plumbing),
+            Message::Reset { id, reset } => target.on_reset(id, reset, plumbing),
+            Message::ResetQuiet(id) => target.on_shard_quiet(id, plumbing),
+            Message::AskLogout(seconds) => target.ask_logout(seconds, plumbing),
             Message::Posture(posture) => volume.on_posture(posture, links, plumbing),
             Message::AdoptLink(ready) => links.adopt(*ready, volume, plumbing),
             Message::DropSession(session) => links.drop_session(session, plumbing),
@@ -311,6 +314,12 @@ impl Shard {
             self.tell_others(|| Message::DropInitiators);
         }
         self.target.serve(on, &mut self.plumbing)
+    }
+
+    /// Asks every initiator to log out within `seconds`; who has not gone by then is disconnected.
+    pub fn ask_logout(&mut self, seconds: u16) {
+        self.tell_others(|| Message::AskLogout(seconds));
+        self.target.ask_logout(seconds, &mut self.plumbing);
     }
 
     /// Drops the links of a session everywhere.

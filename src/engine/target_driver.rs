@@ -16,20 +16,27 @@ use super::buffers::Purpose;
 use super::duplex::{Duplex, SendEnd};
 use super::plumbing::{ConnNo, Message, MovedConnection, Plumbing};
 use super::reactor::{File, ListenFor, StreamOwner};
-use super::registry::{CONNECTIONS_MAX, Registry};
+use super::registry::{CONNECTIONS_MAX, Entrant, Registry};
+use super::resets::Resets;
 use super::run::SessionInfo;
 use super::sockets;
 use super::stream::{Inbound, Met, SendBatch};
 use crate::block::BlockCompletion;
-use crate::iscsi::{CloseReason, Connection, Effect, NexusName, Origin, Outbox, SendData, TargetConfig};
+use crate::iscsi::chap::Entropy;
+use crate::iscsi::{
+    Arrival, CloseReason, Connection, Effect, NexusName, Origin, Outbox, Reset, ResetId, SendData, Service,
+    TargetConfig,
+};
 use crate::time::{Duration as CoreDuration, Instant, earliest};
 use crate::units::ShardId;
-use crate::wire::Demand;
+use crate::wire::{Demand, crc32c, crc32c_append};
 
 /// Unacknowledged data of this age ends a connection to an initiator.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// Bytes that may wait to be sent before a connection's commands are left unread.
 const BACKLOG_MAX: usize = 8 << 20;
+/// Between two lines of the log about connections that are turned away.
+const TURNED_AWAY_PAUSE: CoreDuration = CoreDuration::from_secs(10);
 /// Pause after a failed accept (no descriptors left, for example).
 const ACCEPT_PAUSE: CoreDuration = CoreDuration::from_millis(200);
 
@@ -51,8 +58,8 @@ struct Conn {
     /// Listed in [`TargetDriver::dirty`].
     listed: bool,
     nexus: Option<NexusName>,
-    /// Where to move as soon as no send is under way.
-    moving: Option<ShardId>,
+    /// Where to move as soon as no send is under way, and the session's TSIH.
+    moving: Option<(ShardId, u16)>,
     peer: Option<SocketAddr>,
 }
 
@@ -76,7 +83,18 @@ pub struct TargetDriver {
     listeners: Vec<Listener>,
     registry: Registry,
     serving: bool,
+    /// Where the target is found instead.
+    elsewhere: Option<String>,
     accept_again: Option<Instant>,
+    turned_away: TurnedAway,
+    resets: Resets,
+}
+
+/// Connections that were not taken, told once in a while.
+#[derive(Default)]
+struct TurnedAway {
+    count: u64,
+    told: Option<Instant>,
 }
 
 impl TargetDriver {
@@ -84,15 +102,18 @@ impl TargetDriver {
         let listeners =
             portals.iter().map(|address| Listener { address: *address, file: None, armed: false }).collect();
         Self {
-            config,
             conns: Vec::new(),
             dirty: Vec::with_capacity(CONNECTIONS_MAX),
             out: Outbox::new(),
             deadline: None,
             listeners,
-            registry: Registry::new(shards),
+            registry: Registry::new(config.caps, shards),
+            config,
             serving: false,
+            elsewhere: None,
             accept_again: None,
+            turned_away: TurnedAway::default(),
+            resets: Resets::new(shards),
         }
     }
 
@@ -182,17 +203,37 @@ impl TargetDriver {
         sockets::tune(fd.as_fd(), DEAD_AFTER)?;
         let local = sockets::local_address(fd.as_fd())?;
         let peer = sockets::peer_address(fd.as_fd())?;
+        let mut random = [0; 33];
+        getrandom::fill(&mut random).map_err(std::io::Error::other)?;
         let Some(number) = self.registry.connect(peer) else {
-            log::warn!("{peer} is turned away: {CONNECTIONS_MAX} connections are open");
+            self.turn_away(peer, plumbing.now);
             return Ok(());
         };
         let origin = Origin { shard: plumbing.shard, connection: number.0 };
-        let core = Connection::new(self.config.clone(), origin, local.to_string(), plumbing.now);
+        let service = self.elsewhere.clone().map_or(Service::Open, Service::Moved);
+        let portal = SocketAddr::new(local.ip(), local.port()).to_string();
+        let arrival = Arrival { portal, peer: peer.ip(), entropy: Entropy(random), service };
+        let core = Connection::new(self.config.clone(), origin, arrival, plumbing.now);
         let file = plumbing.reactor.adopt(fd);
         self.insert(number, core, file, Inbound::new(), Phase::Open);
         self.conn(number).peer = Some(peer);
         self.pump(number, plumbing);
         Ok(())
+    }
+
+    /// There are too many connections that have not logged in, or too many of all.
+    fn turn_away(&mut self, peer: SocketAddr, now: Instant) {
+        let away = &mut self.turned_away;
+        away.count += 1;
+        if away.told.is_none_or(|told| now.since(told) >= TURNED_AWAY_PAUSE) {
+            away.told = Some(now);
+            log::warn!("{peer} is turned away: too many connections are open ({} so far)", away.count);
+        }
+    }
+
+    /// From now on sends who logs in elsewhere, or serves again.
+    pub fn redirect(&mut self, elsewhere: Option<String>) {
+        self.elsewhere = elsewhere;
     }
 
     fn insert(&mut self, number: ConnNo, core: Connection, file: File, inbound: Box<Inbound>, phase: Phase) {
@@ -213,21 +254,22 @@ impl TargetDriver {
     }
 
     /// A login is agreed (shard 0).
-    fn on_full_feature(
-        &mut self,
-        number: ConnNo,
-        nexus: NexusName,
-        discovery: bool,
-        plumbing: &mut Plumbing,
-    ) {
+    fn on_full_feature(&mut self, number: ConnNo, entrant: Entrant, plumbing: &mut Plumbing) {
+        let discovery = entrant.discovery;
+        let nexus = entrant.nexus.clone();
+        let mut older = Vec::new();
+        if let Err(status) = self.registry.enter(number, entrant, &mut older) {
+            let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
+            conn.core.on_refused(status, &mut self.out);
+            return self.drain(number, plumbing);
+        }
         if discovery {
-            return self.admitted(number, plumbing);
+            let (_, tsih) = self.registry.admit(number, plumbing.now);
+            return self.admitted(number, tsih, plumbing);
         }
         let conn = self.conn(number);
         conn.phase = Phase::Admitting;
-        conn.nexus = Some(nexus.clone());
-        let mut older = Vec::new();
-        self.registry.enter(number, nexus, &mut older);
+        conn.nexus = Some(nexus);
         for &(other, shard) in &older {
             if shard == plumbing.shard {
                 self.replace(other, plumbing);
@@ -242,28 +284,28 @@ impl TargetDriver {
 
     /// Nothing stands in the session's way any more: have it served where there is most room.
     fn place(&mut self, number: ConnNo, plumbing: &mut Plumbing) {
-        let shard = self.registry.admit(number, plumbing.now);
+        let (shard, tsih) = self.registry.admit(number, plumbing.now);
         if shard == plumbing.shard {
             self.conn(number).phase = Phase::Open;
-            self.admitted(number, plumbing);
+            self.admitted(number, tsih, plumbing);
         } else {
-            self.conn(number).moving = Some(shard);
+            self.conn(number).moving = Some((shard, tsih));
             self.list(number);
         }
     }
 
-    fn admitted(&mut self, number: ConnNo, plumbing: &mut Plumbing) {
+    fn admitted(&mut self, number: ConnNo, tsih: u16, plumbing: &mut Plumbing) {
         let shard = plumbing.shard;
         let now = plumbing.now;
         let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
         conn.core.set_shard(shard);
-        conn.core.on_admitted(now, &mut self.out);
+        conn.core.on_admitted(now, tsih, &mut self.out);
         self.drain(number, plumbing);
         self.pump(number, plumbing);
     }
 
     /// Sends a connection, with nothing in flight, to the shard that will serve it.
-    fn move_away(&mut self, number: ConnNo, shard: ShardId, plumbing: &mut Plumbing) {
+    fn move_away(&mut self, number: ConnNo, (shard, tsih): (ShardId, u16), plumbing: &mut Plumbing) {
         let conn = self.conns[number.0 as usize].take().expect("the connection lives");
         assert!(conn.stream.is_quiet() && conn.stream.filling.is_empty(), "nothing is under way");
         let inbound = conn.stream.inbound.expect("no receive is under way");
@@ -271,7 +313,7 @@ impl TargetDriver {
             Ok(fd) => {
                 let nexus = conn.nexus.expect("the session has a name");
                 let unread = inbound.unread().to_vec();
-                let moved = MovedConnection { number, core: conn.core, fd, unread, nexus };
+                let moved = MovedConnection { number, core: conn.core, fd, unread, nexus, tsih };
                 plumbing.mesh.send(shard, Message::Adopt(Box::new(moved)));
             }
             Err(error) => {
@@ -301,7 +343,7 @@ impl TargetDriver {
         let inbound = Inbound::with_unread(&moved.unread);
         self.insert(moved.number, moved.core, file, inbound, Phase::Open);
         self.conn(moved.number).nexus = Some(moved.nexus);
-        self.admitted(moved.number, plumbing);
+        self.admitted(moved.number, moved.tsih, plumbing);
     }
 
     /// A newer session takes this one's place.
@@ -310,6 +352,71 @@ impl TargetDriver {
             conn.core.on_close_wanted(CloseReason::Replaced, &mut self.out);
             self.drain(number, plumbing);
             self.end(number, plumbing);
+        }
+    }
+
+    /// Asks the initiators of this shard to log out.
+    pub fn ask_logout(&mut self, seconds: u16, plumbing: &mut Plumbing) {
+        for number in 0..self.conns.len() {
+            let Some(conn) = &mut self.conns[number] else { continue };
+            if conn.phase == Phase::Open {
+                conn.core.on_logout_wanted(plumbing.now, seconds, &mut self.out);
+                let number = ConnNo(number as u32);
+                self.drain(number, plumbing);
+                self.note_deadline(number);
+            }
+        }
+    }
+
+    /// An initiator of this shard resets: everybody must be quiet before it is answered.
+    fn begin_reset(&mut self, number: ConnNo, ticket: u32, reset: Reset, plumbing: &mut Plumbing) {
+        let id = self.resets.begin(plumbing.shard, number, ticket);
+        for shard in (0..plumbing.mesh.shards()).map(ShardId).filter(|shard| *shard != plumbing.shard) {
+            plumbing.mesh.send(shard, Message::Reset { id, reset });
+        }
+        self.reset_others(Some(number), id, reset, plumbing);
+    }
+
+    /// An initiator of another shard resets.
+    pub fn on_reset(&mut self, id: ResetId, reset: Reset, plumbing: &mut Plumbing) {
+        self.reset_others(None, id, reset, plumbing);
+    }
+
+    /// Tells the sessions of this shard of a reset, all but that which asked.
+    fn reset_others(&mut self, but: Option<ConnNo>, id: ResetId, reset: Reset, plumbing: &mut Plumbing) {
+        self.resets.expect(id);
+        for number in 0..self.conns.len() {
+            let name = ConnNo(number as u32);
+            let Some(conn) = self.conns[number].as_mut().filter(|_| Some(name) != but) else { continue };
+            self.resets.expect(id);
+            conn.core.on_reset(reset, id, &mut self.out);
+            self.drain(name, plumbing);
+            if self.conn(name).phase == Phase::Ended {
+                self.reap(name, plumbing);
+            }
+        }
+        self.on_quiet(id, plumbing);
+    }
+
+    /// One of those that [`Resets::expect`] counts is quiet.
+    fn on_quiet(&mut self, id: ResetId, plumbing: &mut Plumbing) {
+        if !self.resets.quiet(id) {
+            return;
+        }
+        if id.shard == plumbing.shard {
+            self.on_shard_quiet(id, plumbing);
+        } else {
+            plumbing.mesh.send(id.shard, Message::ResetQuiet(id));
+        }
+    }
+
+    /// A whole shard is quiet, as far as a reset by one of this shard's initiators goes.
+    pub fn on_shard_quiet(&mut self, id: ResetId, plumbing: &mut Plumbing) {
+        if let Some((number, ticket)) = self.resets.shard_quiet(id) {
+            let conn =
+                self.conns[number.0 as usize].as_mut().expect("a reset is forgotten with its connection");
+            conn.core.on_reset_done(ticket, &mut self.out);
+            self.drain(number, plumbing);
         }
     }
 
@@ -443,7 +550,7 @@ impl TargetDriver {
             match (conn.phase, conn.moving) {
                 (Phase::Open, _) => conn.stream.receive_if_due(owner, plumbing),
                 (Phase::Leaving, _) if idle => self.end(number, plumbing),
-                (Phase::Admitting, Some(shard)) if idle => self.move_away(number, shard, plumbing),
+                (Phase::Admitting, Some(to)) if idle => self.move_away(number, to, plumbing),
                 _ => {}
             }
         }
@@ -516,25 +623,43 @@ impl TargetDriver {
         }
         let mut out = std::mem::take(&mut self.out);
         let mut full_feature = None;
+        let (mut begun, mut quiet) = (Vec::new(), Vec::new());
         let conn = self.conn(number);
         for effect in out.effects.drain(..) {
             match effect {
                 Effect::Send { header, data, pad } => {
+                    let digests = conn.core.digests_of(&header);
                     conn.stream.filling.push(&header);
-                    match data {
-                        SendData::None => {}
+                    if digests.header {
+                        conn.stream.filling.push(&crc32c(&header).to_le_bytes());
+                    }
+                    let crc = match data {
+                        SendData::None => continue,
                         SendData::Inline { start, len } => {
-                            conn.stream.filling.push(&out.bytes[start as usize..(start + len) as usize]);
+                            let bytes = &out.bytes[start as usize..(start + len) as usize];
+                            conn.stream.filling.push(bytes);
+                            if digests.data { crc32c(bytes) } else { 0 }
                         }
                         SendData::Buf(slice, len) => {
-                            conn.stream.filling.push_buffer(plumbing.pool.arena(), slice, len as usize);
+                            let arena = plumbing.pool.arena();
+                            conn.stream.filling.push_buffer(arena, slice, len as usize);
+                            let bytes = || arena.bytes(slice.buf, slice.offset as usize, len as usize);
+                            if digests.data { crc32c(bytes()) } else { 0 }
                         }
-                    }
+                    };
                     conn.stream.filling.push_zeros(usize::from(pad));
+                    if digests.data {
+                        let crc = crc32c_append(crc, &[0; 3][..usize::from(pad)]);
+                        conn.stream.filling.push(&crc.to_le_bytes());
+                    }
                 }
                 Effect::Block(request) => plumbing.route(request),
                 Effect::Free(buf) => plumbing.release(buf),
-                Effect::FullFeature { nexus, discovery, .. } => full_feature = Some((nexus, discovery)),
+                Effect::FullFeature { nexus, tsih, cid, discovery } => {
+                    full_feature = Some(Entrant { nexus, tsih, cid, discovery });
+                }
+                Effect::Reset { reset, ticket } => begun.push((ticket, reset)),
+                Effect::ResetQuiet(id) => quiet.push(id),
                 Effect::Close { reason } => {
                     log::info!("connection of {} ends: {reason}", conn.name());
                     if conn.phase != Phase::Ended {
@@ -546,8 +671,14 @@ impl TargetDriver {
         out.clear();
         self.out = out;
         self.list(number);
-        if let Some((nexus, discovery)) = full_feature {
-            self.on_full_feature(number, nexus, discovery, plumbing);
+        if let Some(entrant) = full_feature {
+            self.on_full_feature(number, entrant, plumbing);
+        }
+        for (ticket, reset) in begun {
+            self.begin_reset(number, ticket, reset, plumbing);
+        }
+        for id in quiet {
+            self.on_quiet(id, plumbing);
         }
     }
 
@@ -574,6 +705,7 @@ impl TargetDriver {
         }
         log::debug!("connection of {} is gone", conn.name());
         self.conns[number.0 as usize] = None;
+        self.resets.forget(number);
         if plumbing.shard == ShardId(0) {
             self.gone(number, plumbing);
         } else {

@@ -117,6 +117,8 @@ impl Zero {
                     establish.send_to_peer(&Control::Notice(notice));
                 }
             }
+            EngineRequest::AskLogout { seconds } => shard.ask_logout(seconds),
+            EngineRequest::Redirect(elsewhere) => shard.target.redirect(elsewhere),
             EngineRequest::Status { reply } => return self.begin_status(reply, shard),
             EngineRequest::Stop => {
                 if let Some(establish) = &mut self.establish {

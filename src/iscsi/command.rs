@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 use crate::scsi::{AdditionalSense, LuIndex, Outcome, SenseData, SenseKey};
 use crate::units::Pool;
 
+use super::attribute::{INVALID_ATTRIBUTE, attribute};
 use super::bhs::{self, Command};
 use super::effect::Outbox;
 use super::pdu::{RejectReason, Residual};
 use super::session::{Flow, Session, padded};
-use super::task::{Ending, Expecting, Slot, Work};
+use super::task::{Attribute, Ending, Expecting, Slot, Work};
 
 /// 0B/4B/00 DATA PHASE ERROR: data that does not fit the command or the data before it.
 pub(super) const DATA_PHASE_ERROR: SenseData =
@@ -37,11 +38,15 @@ impl Session {
             Ok(slot) => slot,
             Err(flow) => return flow,
         };
+        if attribute(command.attribute).is_none() {
+            return self.refuse(slot, command, Ending::Check(INVALID_ATTRIBUTE), data, out);
+        }
         if let Some(sense) = self.misplaced_data(command, data) {
             return self.refuse(slot, command, Ending::Check(sense), data, out);
         }
         let mut data_in = core::mem::take(&mut self.data_in);
-        let outcome = self.config.scsi.execute(&mut self.nexus, command.lun, &self.cdb, &mut data_in);
+        let outcome =
+            self.config.target(self.grant).execute(&mut self.nexus, command.lun, &self.cdb, &mut data_in);
         let flow = self.follow(slot, command, outcome, &data_in, data, pool, out);
         self.data_in = data_in;
         flow
@@ -101,6 +106,8 @@ impl Session {
             self.window.hold();
         }
         let slot = self.tasks.insert(command.itt, sequence.immediate);
+        // ACA and reserved attributes are refused before anything is done.
+        self.queue(slot, attribute(command.attribute).unwrap_or(Attribute::Simple));
         let task = self.tasks.get_mut(slot);
         task.lun = command.lun;
         task.expected = command.expected;
@@ -175,7 +182,8 @@ impl Session {
         let task = self.tasks.get_mut(slot);
         let list = core::mem::take(&mut task.list);
         let mut data_in = Vec::new();
-        let outcome = self.config.scsi.execute_with_data(task.lun, &task.cdb, &list, &mut data_in);
+        let outcome =
+            self.config.target(self.grant).execute_with_data(task.lun, &task.cdb, &list, &mut data_in);
         let ending = match outcome {
             Outcome::Done => Ending::Good,
             Outcome::Check(sense) => Ending::Check(sense),

@@ -3,6 +3,10 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use core::net::IpAddr;
+
+use super::access::{Access, Grant};
+use super::chap::Entropy;
 use crate::scsi::Target;
 use crate::time::Duration;
 
@@ -65,6 +69,25 @@ impl Limits {
     }
 }
 
+/// Bounds over all connections. Every one is enforced by whoever accepts connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// Connections that have not logged in.
+    pub half_open: u16,
+    /// The same, from one address.
+    pub half_open_per_source: u16,
+    /// Sessions, those for discovery included.
+    pub sessions: u16,
+    /// Normal sessions of one initiator name.
+    pub sessions_per_initiator: u16,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self { half_open: 64, half_open_per_source: 16, sessions: 128, sessions_per_initiator: 32 }
+    }
+}
+
 /// A target: one iSCSI name with its logical units.
 #[derive(Debug)]
 pub struct TargetConfig {
@@ -75,9 +98,37 @@ pub struct TargetConfig {
     /// Addresses that SendTargets returns, `ip:port` (`[ip6]:port`). Empty: the address the connection came in by.
     pub portals: Vec<String>,
     pub portal_group_tag: u16,
-    /// `false`: logins are refused with "service unavailable" (0301h), so that the initiator tries again.
-    pub serving: bool,
+    pub access: Access,
     pub limits: Limits,
+    pub caps: Caps,
     /// The logical units. A nexus is made for every normal session.
     pub scsi: Target,
+}
+
+impl TargetConfig {
+    /// The logical units that a session sees.
+    pub(super) fn target(&self, grant: Grant) -> &Target {
+        self.access.view(grant).map_or(&self.scsi, |view| &view.scsi)
+    }
+}
+
+/// What an initiator finds here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Service {
+    Open,
+    /// Logins are refused with "service unavailable" (0301h), so that the initiator tries again.
+    Closed,
+    /// Logins to the target are sent to this address, `ip:port` (0101h). Discovery goes on.
+    Moved(String),
+}
+
+/// What the driver knows of a connection that it has accepted.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The local address, `ip:port` (`[ip6]:port`), as SendTargets names it when the configuration names none.
+    pub portal: String,
+    pub peer: IpAddr,
+    /// Fresh random bytes.
+    pub entropy: Entropy,
+    pub service: Service,
 }

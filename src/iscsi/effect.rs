@@ -12,6 +12,7 @@ use crate::units::BufId;
 
 use super::bhs::{Bhs, pad_of};
 use super::name::InitiatorName;
+use super::reset::{Reset, ResetId};
 
 /// The data segment of a PDU to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +63,10 @@ pub enum CloseReason {
     Unresponsive,
     /// A newer session of the same initiator port took its place (RFC 7143 §6.3.5), or the operator asked.
     Replaced,
+    /// An initiator has reset the target as a whole.
+    Reset,
+    /// The initiator was asked to log out and has not.
+    Overstayed,
     /// The node may not answer any more; the initiator must find the other one.
     NotServing,
 }
@@ -69,17 +74,24 @@ pub enum CloseReason {
 /// Effects of a [`Connection`](super::Connection).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Send a PDU: header, data, then `pad` (0..=3) zero bytes.
+    /// Send a PDU: header, data, then `pad` (0..=3) zero bytes; with the digests that
+    /// [`Connection::digests_of`](super::Connection::digests_of) names.
     Send { header: Bhs, data: SendData, pad: u8 },
     /// Do this; answer with `on_block_done`.
     Block(BlockRequest),
     /// The core is done with the buffer. It is free once no send or disk operation uses it.
     Free(BufId),
-    /// Login is agreed. The driver registers the nexus, closes an older session of the same name (session
-    /// reinstatement, RFC 7143 §6.3.5) unless this is a discovery session, waits until that one is idle, and then calls
-    /// `on_admitted`; only then does the initiator learn of its success. The driver may move the connection to another
-    /// shard first. Until the call the connection demands nothing.
-    FullFeature { nexus: NexusName, tsih: u16, discovery: bool },
+    /// Login is agreed. The driver closes an older session of the same nexus (session reinstatement, RFC 7143 §6.3.5)
+    /// unless this is a discovery session, waits until that one is idle, and then calls `on_admitted` with a TSIH that no
+    /// live session has; only then does the initiator learn of its success. With a `tsih` other than 0 the initiator
+    /// means the live session of this nexus with that TSIH: with the same `cid` its connection is replaced and the TSIH
+    /// stays (§6.3.4), else `on_refused` says why not. The driver may move the connection to another shard first. Until
+    /// one of the calls the connection demands nothing.
+    FullFeature { nexus: NexusName, tsih: u16, cid: u16, discovery: bool },
+    /// Tell every other connection with `on_reset`; when all are quiet, call `on_reset_done` with this ticket.
+    Reset { reset: Reset, ticket: u32 },
+    /// What `on_reset` was told of is done as far as this connection goes.
+    ResetQuiet(ResetId),
     /// Close the TCP connection after everything before this was sent, then call `on_closed`.
     Close { reason: CloseReason },
 }
@@ -145,6 +157,8 @@ impl fmt::Display for CloseReason {
             Self::Protocol(what) => write!(f, "the initiator broke the protocol: {what}"),
             Self::Unresponsive => write!(f, "the initiator does not answer NOP-In"),
             Self::Replaced => write!(f, "the session was replaced"),
+            Self::Reset => write!(f, "the target was reset"),
+            Self::Overstayed => write!(f, "the initiator was asked to log out and did not"),
             Self::NotServing => write!(f, "this node does not serve any more"),
         }
     }

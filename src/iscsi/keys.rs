@@ -3,7 +3,7 @@
 //! The target never offers a key of its own except the declarative MaxRecvDataSegmentLength, and answers only what was
 //! offered: Windows repeats its request for ever when it meets a key that it did not ask for.
 //!
-//! Absent on purpose: CHAP (it answers in the security stage), vendor keys (answered NotUnderstood like any other).
+//! Absent on purpose: CHAP (`chap` answers it in the security stage), vendor keys (answered NotUnderstood like any other).
 
 use alloc::vec::Vec;
 
@@ -11,10 +11,14 @@ use super::config::Limits;
 
 /// Longest key (§6.1).
 pub const KEY_BYTES_MAX: usize = 63;
-/// Longest value accepted; the RFC's 255 applies to most keys, 1024-byte binary values take up to 8192.
+/// Longest value that is read at all, of any key.
 pub const VALUE_BYTES_MAX: usize = 8192;
+/// Longest value of an operational key (§6.1). CHAP's binary values are longer and bounded where they are decoded.
+const OPERATIONAL_BYTES_MAX: usize = 255;
 /// Most text of one negotiation exchange, over all its continuation PDUs.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+/// Most text of one answer. Many unknown keys make a longer answer than the request: each comes back NotUnderstood.
+pub const REPLY_BYTES_MAX: usize = 32 * 1024;
 /// MaxRecvDataSegmentLength that holds until declared otherwise (§13.12).
 pub const DEFAULT_MAX_RECV: u32 = 8192;
 
@@ -128,6 +132,10 @@ fn yes_no(value: bool) -> &'static str {
 /// What the two sides agreed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parameters {
+    /// CRC32C behind every header in full feature phase, else none.
+    pub header_digest: bool,
+    /// CRC32C behind every data segment in full feature phase, else none.
+    pub data_digest: bool,
     /// Longest data segment the initiator takes.
     pub initiator_max_recv: u32,
     /// Longest data segment the target takes.
@@ -148,6 +156,8 @@ impl Default for Parameters {
     /// The values of §13 that hold when a key is not negotiated.
     fn default() -> Self {
         Self {
+            header_digest: false,
+            data_digest: false,
             initiator_max_recv: DEFAULT_MAX_RECV,
             target_max_recv: DEFAULT_MAX_RECV,
             max_burst: 262_144,
@@ -268,6 +278,9 @@ impl Negotiation {
             put(out, name, NOT_UNDERSTOOD);
             return Ok(());
         };
+        if value.len() > OPERATIONAL_BYTES_MAX {
+            return Err(TextError::ValueTooLong);
+        }
         if matches!(value, REJECT | IRRELEVANT | NOT_UNDERSTOOD) {
             // An answer to something the target declared; nothing follows from it.
             return Ok(());
@@ -287,10 +300,11 @@ impl Negotiation {
     }
 
     fn result(&mut self, key: Key, name: &str, value: &str, out: &mut Vec<u8>) -> Result<(), TextError> {
-        let limits = self.limits;
+        let (limits, discovery) = (self.limits, self.discovery);
         let parameters = &mut self.parameters;
         match key {
-            Key::HeaderDigest | Key::DataDigest => choose(out, name, value, "None"),
+            Key::HeaderDigest => parameters.header_digest = digest(out, name, value, discovery),
+            Key::DataDigest => parameters.data_digest = digest(out, name, value, discovery),
             Key::TaskReporting => choose(out, name, value, "RFC3720"),
             Key::MaxConnections => minimum(out, name, value, 1..=65_535, 1, |_| ()),
             Key::InitialR2t => {
@@ -368,6 +382,16 @@ pub fn answer_later(name: &str, out: &mut Vec<u8>) {
 
 fn in_range(value: &str, range: core::ops::RangeInclusive<u64>) -> Option<u32> {
     number(value).filter(|value| range.contains(value)).map(|value| value as u32)
+}
+
+/// HeaderDigest and DataDigest (§13.1): the initiator's first choice. In a discovery session None where it may be: some
+/// initiators offer CRC32C there and then do not keep to it. True: CRC32C.
+fn digest(out: &mut Vec<u8>, name: &str, offered: &str, discovery: bool) -> bool {
+    let has_none = offered.split(',').any(|value| value == "None");
+    let first = offered.split(',').find(|value| matches!(*value, "None" | "CRC32C"));
+    let chosen = if discovery && has_none { Some("None") } else { first };
+    put(out, name, chosen.unwrap_or(REJECT));
+    chosen == Some("CRC32C")
 }
 
 /// List-of-values: the initiator's first choice that the target knows; it knows one.
@@ -458,7 +482,7 @@ mod tests {
             false,
             "MaxBurstLength=511 FirstBurstLength=16777216 MaxConnections=0 MaxOutstandingR2T=65536 \
              DefaultTime2Wait=3601 DefaultTime2Retain=-1 InitialR2T=yes ErrorRecoveryLevel=3 \
-             HeaderDigest=CRC32C X-com.example.key=1 SendTargets=All",
+             HeaderDigest=MD5 X-com.example.key=1 SendTargets=All",
         )
         .expect("well-formed");
         assert_eq!(

@@ -30,7 +30,7 @@ impl Session {
         }
         self.management.leaving = true;
         let slots = self.abort_where(|_| true, out);
-        self.when_quiet(Pending::Logout { itt: logout.itt }, slots, out);
+        self.when_quiet(Pending::Logout { itt: logout.itt }, slots, None, out);
         Ok(())
     }
 

@@ -13,12 +13,16 @@
 //!
 //! Payload is never copied here: data goes to and comes from the driver's buffers by name.
 
+mod access;
+mod attribute;
 pub mod bhs;
+pub mod chap;
 mod command;
 mod command_window;
 mod config;
 mod connection;
 mod effect;
+mod entering;
 pub mod keys;
 mod login;
 mod logout;
@@ -26,17 +30,22 @@ mod name;
 mod nop;
 pub mod pdu;
 mod read;
+mod receive;
+mod reset;
 mod session;
 mod task;
 mod task_management;
 mod text;
 mod write;
 
-pub use config::{Limits, TargetConfig};
-pub use connection::{BYTES_DEMAND_MAX, Connection, Origin};
+pub use access::{Access, BadView, Grant, NamePattern, Network, Rule, View};
+pub use config::{Arrival, Caps, Limits, Service, TargetConfig};
+pub use connection::{Connection, Digests, Origin};
 pub use effect::{CloseReason, Effect, NexusName, Outbox, SendData};
 pub use login::LoginStatus;
 pub use name::{BadName, InitiatorName, NAME_BYTES_MAX, is_iscsi_name};
+pub use receive::BYTES_DEMAND_MAX;
+pub use reset::{Reset, ResetId};
 
 #[cfg(test)]
 mod tests;

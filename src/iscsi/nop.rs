@@ -56,8 +56,12 @@ impl Session {
         Ok(())
     }
 
-    /// The keepalive's time has come.
+    /// The time of [`deadline`](Self::deadline) has come.
     pub(super) fn on_timer(&mut self, now: Instant, out: &mut Outbox) {
+        if self.leave_by.is_some_and(|at| at <= now) {
+            self.finished = Some(CloseReason::Overstayed);
+            return;
+        }
         if self.keepalive.deadline().is_none_or(|deadline| now < deadline) {
             return;
         }

@@ -55,7 +55,7 @@ impl Residual {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum RejectReason {
-    SnackReject = 0x03,
+    DataDigestError = 0x02,
     ProtocolError = 0x04,
     CommandNotSupported = 0x05,
     TooManyImmediate = 0x06,
@@ -72,7 +72,6 @@ pub enum TaskManagementResponse {
     TaskDoesNotExist = 0x01,
     LunDoesNotExist = 0x02,
     ReassignmentNotSupported = 0x04,
-    NotSupported = 0x05,
     Rejected = 0xFF,
 }
 

@@ -46,7 +46,7 @@ impl Session {
         out: &mut Outbox,
     ) {
         let task = self.tasks.get(slot);
-        let geometry = self.config.scsi.logical_unit(task.lu).geometry;
+        let geometry = self.config.target(self.grant).logical_unit(task.lu).geometry;
         let actual = geometry.range_bytes(task.blocks) as u64;
         let need = u64::from(readable(command)).min(actual) as u32;
         let residual = Residual::between(readable(command), actual);

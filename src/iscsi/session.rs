@@ -11,11 +11,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
-use crate::scsi::{Nexus, SENSE_BYTES_MAX, SenseData};
-use crate::time::Instant;
+use crate::scsi::{Nexus, SENSE_BYTES_MAX, SenseData, Status, UnitAttention};
+use crate::time::{Duration, Instant, earliest};
 use crate::units::{BlockRange, Lba, Pool, RequestId};
 use crate::wire::SerialNumber;
 
+use super::access::Grant;
+use super::attribute::Held;
 use super::bhs::{Bhs, Sequence, pad_of};
 use super::command_window::{Admission, CommandWindow};
 use super::config::TargetConfig;
@@ -24,7 +26,7 @@ use super::effect::{CloseReason, Effect, Outbox};
 use super::keys::Parameters;
 use super::nop::Keepalive;
 use super::pdu::{self, Numbers, RejectReason};
-use super::task::{Ending, Expecting, SLOTS_MAX, Slot, SlotSet, Task, TaskSet, Work};
+use super::task::{CHUNK_SHIFT, Ending, Expecting, SLOTS_MAX, Slot, SlotSet, Task, TaskSet, Work};
 use super::task_management::Management;
 use super::text::TextExchange;
 
@@ -63,6 +65,7 @@ pub(super) struct Session {
     pub(super) origin: Origin,
     pub(super) parameters: Parameters,
     pub(super) discovery: bool,
+    pub(super) grant: Grant,
     pub(super) cid: u16,
     pub(super) window: CommandWindow,
     stat_sn: SerialNumber,
@@ -72,6 +75,12 @@ pub(super) struct Session {
     pub(super) waiting: VecDeque<Slot>,
     /// Buffers in chunks.
     pub(super) held: usize,
+    /// Tasks that wait for others, and their block requests.
+    pub(super) held_tasks: Held,
+    /// Block requests that the driver has.
+    pub(super) in_flight: usize,
+    /// The task whose data the stream is at. Its slot and the buffer being filled stay until the PDU ends.
+    pub(super) receiving: Option<Slot>,
     /// Tasks with Data-Out due.
     pub(super) expecting: usize,
     pub(super) management: Management,
@@ -79,6 +88,8 @@ pub(super) struct Session {
     pub(super) finished: Option<CloseReason>,
     pub(super) text: Option<TextExchange>,
     pub(super) keepalive: Keepalive,
+    /// The initiator was asked to log out by then.
+    pub(super) leave_by: Option<Instant>,
     /// Data of the command being executed.
     pub(super) data_in: Vec<u8>,
     /// CDB of the command being executed.
@@ -92,6 +103,9 @@ pub(super) const FLUSH_PIECE: u16 = u16::MAX;
 pub(super) struct Start {
     pub(super) parameters: Parameters,
     pub(super) discovery: bool,
+    /// The session goes on over a new connection.
+    pub(super) reinstated: bool,
+    pub(super) grant: Grant,
     pub(super) cid: u16,
     pub(super) cmd_sn: SerialNumber,
     pub(super) stat_sn: SerialNumber,
@@ -103,12 +117,17 @@ impl Session {
         let slots = usize::from(limits.window) + usize::from(limits.immediate);
         assert!(slots <= SLOTS_MAX, "window and immediate commands exceed the task slots");
         // A discovery session executes nothing.
-        let bytes = if start.discovery { 0 } else { config.scsi.max_transfer_bytes() };
-        let nexus = Nexus::new(&config.scsi);
+        let target = config.target(start.grant);
+        let bytes = if start.discovery { 0 } else { target.max_transfer_bytes() };
+        let mut nexus = Nexus::new(target);
+        if start.reinstated {
+            nexus.post_all(UnitAttention::NexusLoss);
+        }
         Self {
             origin,
             parameters: start.parameters,
             discovery: start.discovery,
+            grant: start.grant,
             cid: start.cid,
             window: CommandWindow::new(start.cmd_sn, limits.window),
             stat_sn: start.stat_sn,
@@ -116,11 +135,15 @@ impl Session {
             tasks: TaskSet::new(if start.discovery { 0 } else { slots }, bytes),
             waiting: VecDeque::with_capacity(slots),
             held: 0,
+            held_tasks: Held::new(),
+            in_flight: 0,
+            receiving: None,
             expecting: 0,
             management: Management::new(),
             finished: None,
             text: None,
             keepalive: Keepalive::new(&limits, now),
+            leave_by: None,
             data_in: Vec::with_capacity(1024),
             cdb: Vec::with_capacity(32),
             config,
@@ -176,14 +199,8 @@ impl Session {
     ) -> Result<(), CloseReason> {
         let slot = (id.0 >> 16) as u16;
         let piece = id.0 as u16;
-        let task = self.tasks.live_mut(slot).expect("a block request belongs to a live task");
-        assert!(task.in_flight > 0, "a block request was completed twice");
-        task.in_flight -= 1;
-        if piece != FLUSH_PIECE {
-            let chunk = self.tasks.chunk_mut(slot, usize::from(piece / 2));
-            assert!(chunk.pieces > 0, "a piece was completed twice");
-            chunk.pieces -= 1;
-        }
+        self.in_flight -= 1;
+        self.piece_came_back(slot, piece);
         if self.tasks.get(slot).aborted {
             self.aborted_piece(slot, piece, out);
             return Ok(());
@@ -194,6 +211,24 @@ impl Session {
             // The initiator must not see an error of the role: it loses the connection and asks the other node.
             BlockStatus::NotServing => return Err(CloseReason::NotServing),
         }
+        self.piece_ended(slot, piece, pool, out);
+        Ok(())
+    }
+
+    /// Counts a piece as not in flight any more.
+    pub(super) fn piece_came_back(&mut self, slot: Slot, piece: u16) {
+        let task = self.tasks.live_mut(slot).expect("a block request belongs to a live task");
+        assert!(task.in_flight > 0, "a block request was completed twice");
+        task.in_flight -= 1;
+        if piece != FLUSH_PIECE {
+            let chunk = self.tasks.chunk_mut(slot, usize::from(piece / 2));
+            assert!(chunk.pieces > 0, "a piece was completed twice");
+            chunk.pieces -= 1;
+        }
+    }
+
+    /// What follows when a piece of a task that goes on has come back.
+    pub(super) fn piece_ended(&mut self, slot: Slot, piece: u16, pool: &mut impl Pool, out: &mut Outbox) {
         match self.tasks.get(slot).work {
             Work::Read if piece == FLUSH_PIECE => self.read_flushed(slot, pool, out),
             Work::Read => self.send_ready(slot, out),
@@ -201,7 +236,6 @@ impl Session {
             Work::Flush => self.respond(slot, out),
             Work::List | Work::Refused => unreachable!("these have no block requests"),
         }
-        Ok(())
     }
 
     fn medium_error(&mut self, slot: Slot, piece: u16) {
@@ -222,7 +256,8 @@ impl Session {
             self.free_if_quiet(slot, usize::from(piece / 2), out);
         }
         if self.tasks.get(slot).in_flight == 0 {
-            self.release_aborted(slot, out);
+            self.abandon(slot, out);
+            self.task_is_quiet(slot, out);
         }
     }
 
@@ -255,12 +290,12 @@ impl Session {
     /// Bytes of the blocks in a chunk.
     fn chunk_len(&self, slot: Slot, chunk: usize) -> usize {
         let range = self.chunk_blocks(slot, chunk);
-        let unit = self.config.scsi.logical_unit(self.tasks.get(slot).lu);
+        let unit = self.config.target(self.grant).logical_unit(self.tasks.get(slot).lu);
         unit.geometry.range_bytes(range)
     }
 
     fn blocks_per_chunk(&self, slot: Slot) -> u64 {
-        let unit = self.config.scsi.logical_unit(self.tasks.get(slot).lu);
+        let unit = self.config.target(self.grant).logical_unit(self.tasks.get(slot).lu);
         (crate::units::CHUNK_BYTES >> unit.geometry.block_shift) as u64
     }
 
@@ -275,7 +310,7 @@ impl Session {
     /// Emits the block requests of a chunk, which has its buffer.
     pub(super) fn issue(&mut self, slot: Slot, chunk: usize, op: BlockOp, out: &mut Outbox) {
         let range = self.chunk_blocks(slot, chunk);
-        let geometry = self.config.scsi.logical_unit(self.tasks.get(slot).lu).geometry;
+        let geometry = self.config.target(self.grant).logical_unit(self.tasks.get(slot).lu).geometry;
         let buf = self.tasks.chunk(slot, chunk).buf.expect("a chunk has its buffer before it is issued");
         let mut pieces = 0;
         for (range, offset) in geometry.pieces(range) {
@@ -286,17 +321,15 @@ impl Session {
         }
         assert!(pieces == 1 || pieces == 2, "a chunk crosses at most one extent edge");
         self.tasks.chunk_mut(slot, chunk).pieces = pieces;
-        self.tasks.get_mut(slot).in_flight += u16::from(pieces);
     }
 
     /// Emits the flush of a task.
     pub(super) fn issue_flush(&mut self, slot: Slot, out: &mut Outbox) {
         self.request(slot, FLUSH_PIECE, BlockOp::Flush, BlockRange::default(), None, out);
-        self.tasks.get_mut(slot).in_flight += 1;
     }
 
     fn request(
-        &self,
+        &mut self,
         slot: Slot,
         piece: u16,
         op: BlockOp,
@@ -305,14 +338,10 @@ impl Session {
         out: &mut Outbox,
     ) {
         let id = u64::from(self.origin.connection) << 32 | u64::from(slot) << 16 | u64::from(piece);
-        out.push(Effect::Block(BlockRequest {
-            id: RequestId(id),
-            origin: self.origin.shard,
-            op,
-            range,
-            buf,
-            locked: false,
-        }));
+        let request =
+            BlockRequest { id: RequestId(id), origin: self.origin.shard, op, range, buf, locked: false };
+        self.tasks.get_mut(slot).in_flight += 1;
+        self.emit(request, out);
     }
 
     /// Lets tasks that wait for buffers have them, oldest first.
@@ -355,7 +384,7 @@ impl Session {
             }
             Ending::Check(sense) => {
                 let mut bytes = [0; SENSE_BYTES_MAX];
-                let len = sense.encode(self.config.scsi.sense_format(lun), &mut bytes);
+                let len = sense.encode(self.config.target(self.grant).sense_format(lun), &mut bytes);
                 let mut data = [0; 2 + SENSE_BYTES_MAX];
                 data[..2].copy_from_slice(&(len as u16).to_be_bytes());
                 data[2..2 + len].copy_from_slice(&bytes[..len]);
@@ -375,9 +404,21 @@ impl Session {
         self.tasks.release(slot);
     }
 
-    fn release_aborted(&mut self, slot: Slot, out: &mut Outbox) {
-        self.release(slot);
-        self.task_is_quiet(slot, out);
+    /// Lets go of an aborted task that has nothing in flight, unless the stream is at its data: then at its end.
+    pub(super) fn abandon(&mut self, slot: Slot, out: &mut Outbox) {
+        let task = self.tasks.get(slot);
+        if task.in_flight > 0 || self.receiving == Some(slot) {
+            return;
+        }
+        let answered = task.answered;
+        for chunk in 0..usize::from(task.provided) {
+            self.free_if_quiet(slot, chunk, out);
+        }
+        if answered {
+            self.respond(slot, out);
+        } else {
+            self.release(slot);
+        }
     }
 
     pub(super) fn stop_waiting(&mut self, slot: Slot) {
@@ -388,41 +429,72 @@ impl Session {
         }
     }
 
-    /// Ends a task without an answer: frees what is not in flight now, the rest as it comes back.
-    pub(super) fn abort(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.tasks.get(slot).aborted {
+    /// Ends a task: frees what is not in flight now, the rest as it comes back. `answer`: with TASK ABORTED, when all has.
+    fn abort(&mut self, slot: Slot, answer: bool, out: &mut Outbox) {
+        let task = self.tasks.get(slot);
+        if task.aborted {
             return;
         }
+        // What is being received has a place to go to until its PDU ends.
+        let filling = (self.receiving == Some(slot)).then_some((task.moved >> CHUNK_SHIFT) as usize);
         self.stop_waiting(slot);
         self.expect_nothing(slot);
+        self.forget_held(slot);
         let task = self.tasks.get_mut(slot);
         task.aborted = true;
-        let provided = usize::from(task.provided);
-        for chunk in 0..provided {
-            self.free_if_quiet(slot, chunk, out);
+        if answer {
+            task.answered = true;
+            task.ending = Ending::Status(Status::TaskAborted);
         }
-        if self.tasks.get(slot).in_flight == 0 {
-            self.release_aborted(slot, out);
+        for chunk in 0..usize::from(task.provided) {
+            if Some(chunk) != filling {
+                self.free_if_quiet(slot, chunk, out);
+            }
+        }
+        self.abandon(slot, out);
+    }
+
+    /// Aborts a live task, and adds it to `affected` if something of it is still on its way to the disks.
+    pub(super) fn abort_into(&mut self, slot: Slot, answer: bool, affected: &mut SlotSet, out: &mut Outbox) {
+        self.abort(slot, answer, out);
+        if self.tasks.live_mut(slot).is_some_and(|task| task.in_flight > 0) {
+            affected.insert(slot);
         }
     }
 
-    /// Aborts every live task that `chosen` picks, and says which those are (aborted ones that linger included).
+    /// Aborts every live task that `chosen` picks, without an answer, and says which of them (aborted before, perhaps)
+    /// have something in flight.
     pub(super) fn abort_where(&mut self, chosen: impl Fn(&Task) -> bool, out: &mut Outbox) -> SlotSet {
         let mut affected = SlotSet::default();
-        for slot in 0..self.tasks.capacity() as Slot {
+        for slot in self.tasks.slots() {
             if self.tasks.live_mut(slot).is_some_and(|task| chosen(task)) {
-                self.abort(slot, out);
-                if self.tasks.live_mut(slot).is_some() {
-                    affected.insert(slot);
-                }
+                self.abort_into(slot, false, &mut affected, out);
             }
         }
         affected
     }
 
+    /// Asks the initiator to log out.
+    pub(super) fn ask_to_leave(&mut self, now: Instant, seconds: u16, out: &mut Outbox) {
+        let numbers = self.status_numbers();
+        out.send(pdu::logout_request(seconds, numbers));
+        self.leave_by = Some(now + Duration::from_secs(u64::from(seconds)));
+    }
+
+    /// When `on_timer` is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        earliest(self.keepalive.deadline(), self.leave_by)
+    }
+
     /// The connection is over: no more answers, and every task ends.
     pub(super) fn shut(&mut self, out: &mut Outbox) {
         self.management.forget();
+        self.receiving = None;
+        for slot in self.tasks.slots() {
+            if let Some(task) = self.tasks.live_mut(slot) {
+                task.answered = false;
+            }
+        }
         self.abort_where(|_| true, out);
     }
 

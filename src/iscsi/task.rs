@@ -43,6 +43,24 @@ pub enum Ending {
     Status(Status),
 }
 
+/// Task attribute (SAM-5 §8.6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attribute {
+    /// And untagged.
+    Simple,
+    /// After everything older, before everything newer.
+    Ordered,
+    /// At once; what is newer waits.
+    HeadOfQueue,
+}
+
+impl Attribute {
+    /// Does newer work wait for the end of such a task?
+    pub fn is_barrier(self) -> bool {
+        self != Self::Simple
+    }
+}
+
 /// Data-Out PDUs that are due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expecting {
@@ -76,7 +94,12 @@ pub struct Task {
     pub lu: LuIndex,
     /// Came as an immediate command: holds no credit of the window.
     pub immediate: bool,
+    pub attribute: Attribute,
+    /// Its block requests wait for other tasks' end.
+    pub held: bool,
     pub aborted: bool,
+    /// Aborted, and to be answered with `ending` all the same.
+    pub answered: bool,
     /// Waits for a buffer.
     pub queued: bool,
     pub fua: bool,
@@ -111,7 +134,10 @@ impl Task {
             lun: [0; 8],
             lu: LuIndex(0),
             immediate: false,
+            attribute: Attribute::Simple,
+            held: false,
             aborted: false,
+            answered: false,
             queued: false,
             fua: false,
             work: Work::Refused,
@@ -170,6 +196,8 @@ pub struct TaskSet {
     chunks: Vec<Chunk>,
     chunks_per_task: usize,
     immediate: u16,
+    /// Live tasks that newer ones wait for.
+    barriers: u16,
 }
 
 impl TaskSet {
@@ -188,6 +216,7 @@ impl TaskSet {
             chunks,
             chunks_per_task,
             immediate: 0,
+            barriers: 0,
         }
     }
 
@@ -196,9 +225,29 @@ impl TaskSet {
         self.immediate
     }
 
-    /// Number of slots.
-    pub fn capacity(&self) -> usize {
-        self.tasks.len()
+    /// Live tasks.
+    pub fn live(&self) -> usize {
+        self.tasks.len() - self.free.len()
+    }
+
+    /// Live tasks that newer ones wait for.
+    pub fn barriers(&self) -> u16 {
+        self.barriers
+    }
+
+    /// Sets the attribute of a new task.
+    pub fn set_attribute(&mut self, slot: Slot, attribute: Attribute) {
+        self.tasks[usize::from(slot)].attribute = attribute;
+        self.barriers += u16::from(attribute.is_barrier());
+    }
+
+    /// All slots, free ones included.
+    pub fn slots(&self) -> core::ops::Range<Slot> {
+        0..self.tasks.len() as Slot
+    }
+
+    pub fn is_live(&self, slot: Slot) -> bool {
+        self.tags[usize::from(slot)] != NO_TAG
     }
 
     /// No task is live.
@@ -236,6 +285,7 @@ impl TaskSet {
         assert!(task.itt != NO_TAG, "a task slot was released twice");
         assert!(task.in_flight == 0 && !task.queued, "a busy task was released");
         self.immediate -= u16::from(task.immediate);
+        self.barriers -= u16::from(task.attribute.is_barrier());
         task.itt = NO_TAG;
         self.tags[usize::from(slot)] = NO_TAG;
         self.free.push(slot);

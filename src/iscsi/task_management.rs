@@ -1,18 +1,17 @@
-//! Task management functions (RFC 7143 §11.5-6): ABORT TASK, ABORT TASK SET, LOGICAL UNIT RESET, TARGET WARM RESET.
+//! Task management functions (RFC 7143 §11.5-6, SAM-5 §7).
 //!
-//! A function is answered only when every task it affects is quiet: nothing of it is on its way to either disk
-//! (§4.2.3). Aborted tasks are not answered.
+//! A function is answered only when every task it affects, of whatever session, is quiet: nothing of it is on its way to
+//! either disk (§4.2.3). Tasks of the session that asks end without an answer; `reset` tells what others hear.
 //!
-//! Absent, and answered "not supported": CLEAR ACA, CLEAR TASK SET, TARGET COLD RESET, TASK REASSIGN. A reset reaches the
-//! tasks of its own session only.
+//! CLEAR ACA has nothing to do, for no command sets NACA. Absent, and answered so: TASK REASSIGN, which belongs to
+//! ErrorRecoveryLevel 2.
 
 use alloc::vec::Vec;
 
-use crate::scsi::UnitAttention;
-
-use super::bhs::{Lun, TaskManagement};
-use super::effect::Outbox;
+use super::bhs::TaskManagement;
+use super::effect::{CloseReason, Effect, Outbox};
 use super::pdu::{self, TaskManagementResponse};
+use super::reset::{Reset, ResetId};
 use super::session::{Flow, Session};
 use super::task::{Slot, SlotSet};
 
@@ -31,26 +30,59 @@ const TASK_REASSIGN: u8 = 8;
 /// What is answered when tasks are quiet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pending {
-    Function { itt: u32 },
-    Logout { itt: u32 },
+    /// A function of this session.
+    Function {
+        itt: u32,
+        /// The session ends with it.
+        cold: bool,
+    },
+    Logout {
+        itt: u32,
+    },
+    /// A function of another session.
+    Reset(ResetId),
+}
+
+/// An answer that waits.
+#[derive(Debug)]
+struct Waiting {
+    pending: Pending,
+    /// For these tasks.
+    slots: SlotSet,
+    /// And for all other sessions; the ticket they were told of.
+    others: Option<u32>,
 }
 
 /// Answers that wait for tasks.
 #[derive(Debug)]
 pub(super) struct Management {
-    pending: Vec<(Pending, SlotSet)>,
+    waiting: Vec<Waiting>,
+    tickets: u32,
     /// The initiator logs out: nothing more is taken in.
     pub(super) leaving: bool,
 }
 
 impl Management {
     pub(super) fn new() -> Self {
-        Self { pending: Vec::new(), leaving: false }
+        Self { waiting: Vec::new(), tickets: 0, leaving: false }
     }
 
-    /// Nobody waits for an answer any more.
+    /// This session's initiator waits for no answer any more. Others do.
     pub(super) fn forget(&mut self) {
-        self.pending.clear();
+        self.waiting.retain(|waiting| matches!(waiting.pending, Pending::Reset(_)));
+    }
+
+    pub(super) fn others_are_quiet(&mut self, ticket: u32) {
+        for waiting in &mut self.waiting {
+            if waiting.others == Some(ticket) {
+                waiting.others = None;
+            }
+        }
+    }
+
+    /// Functions and logouts of this session that wait.
+    fn own(&self) -> usize {
+        self.waiting.iter().filter(|waiting| !matches!(waiting.pending, Pending::Reset(_))).count()
     }
 }
 
@@ -61,94 +93,104 @@ impl Session {
         out: &mut Outbox,
     ) -> Result<(), Flow> {
         self.admit(&request.sequence, 0)?;
-        if self.management.pending.len() >= PENDING_MAX {
+        if self.discovery || self.management.own() >= PENDING_MAX {
             self.answer_function(request.itt, TaskManagementResponse::Rejected, out);
             return Ok(());
         }
+        let pending = Pending::Function { itt: request.itt, cold: request.function == TARGET_COLD_RESET };
         match self.apply(request, out) {
-            Ok(slots) => self.when_quiet(Pending::Function { itt: request.itt }, slots, out),
+            Ok((slots, others)) => self.when_quiet(pending, slots, others, out),
             Err(response) => self.answer_function(request.itt, response, out),
         }
         Ok(())
     }
 
-    /// Aborts what the function names; the slots that are not quiet yet.
+    /// Aborts what the function names; the slots that are not quiet yet, and the ticket of what others were told.
     fn apply(
         &mut self,
         request: &TaskManagement,
         out: &mut Outbox,
-    ) -> Result<SlotSet, TaskManagementResponse> {
+    ) -> Result<(SlotSet, Option<u32>), TaskManagementResponse> {
         let lun = request.lun;
-        match request.function {
-            ABORT_TASK => self.abort_task(request, out),
+        let unit = || self.unit_of(lun).ok_or(TaskManagementResponse::LunDoesNotExist);
+        let reset = match request.function {
+            ABORT_TASK => return Ok((self.abort_task(request, out)?, None)),
             ABORT_TASK_SET => {
-                self.known(lun)?;
-                Ok(self.abort_where(|task| task.lun == lun, out))
+                unit()?;
+                return Ok((self.abort_where(|task| task.lun == lun, out), None));
             }
-            LOGICAL_UNIT_RESET => {
-                let lu = self.known(lun)?;
-                self.nexus.post(lu, UnitAttention::LogicalUnitReset);
-                Ok(self.abort_where(|task| task.lun == lun, out))
+            CLEAR_ACA => {
+                unit()?;
+                return Ok((SlotSet::default(), None));
             }
-            TARGET_WARM_RESET => {
-                self.nexus.post_all(UnitAttention::TargetReset);
-                Ok(self.abort_where(|_| true, out))
-            }
-            TASK_REASSIGN => Err(TaskManagementResponse::ReassignmentNotSupported),
-            CLEAR_ACA | CLEAR_TASK_SET | TARGET_COLD_RESET => Err(TaskManagementResponse::NotSupported),
-            _ => Err(TaskManagementResponse::Rejected),
-        }
+            CLEAR_TASK_SET => Reset::TaskSet { unit: unit()? },
+            LOGICAL_UNIT_RESET => Reset::Unit { unit: unit()? },
+            TARGET_WARM_RESET => Reset::Target,
+            TARGET_COLD_RESET => Reset::TargetAndSessions,
+            TASK_REASSIGN => return Err(TaskManagementResponse::ReassignmentNotSupported),
+            _ => return Err(TaskManagementResponse::Rejected),
+        };
+        self.attend(reset);
+        let slots = self.abort_reached(reset, false, out);
+        let ticket = self.management.tickets;
+        self.management.tickets = ticket.wrapping_add(1);
+        out.push(Effect::Reset { reset, ticket });
+        Ok((slots, Some(ticket)))
     }
 
-    fn known(&self, lun: Lun) -> Result<crate::scsi::LuIndex, TaskManagementResponse> {
-        self.config.scsi.find(lun).ok_or(TaskManagementResponse::LunDoesNotExist)
-    }
-
-    /// §11.6.1. On one connection everything before the function has arrived, so a task that is not here was answered.
+    /// §11.6.1. On one connection everything with a lower CmdSN has arrived, so a task that is not here was answered.
     fn abort_task(
         &mut self,
         request: &TaskManagement,
         out: &mut Outbox,
     ) -> Result<SlotSet, TaskManagementResponse> {
+        let mut slots = SlotSet::default();
         let slot = self.tasks.find(request.referenced_tag);
         let slot = slot.filter(|slot| self.tasks.get(*slot).lun == request.lun);
         let slot = slot.ok_or(TaskManagementResponse::TaskDoesNotExist)?;
-        self.abort(slot, out);
-        let mut slots = SlotSet::default();
-        if self.tasks.live_mut(slot).is_some() {
-            slots.insert(slot);
-        }
+        self.abort_into(slot, false, &mut slots, out);
         Ok(slots)
     }
 
-    /// Answers now if `slots` is empty, else when the last of them is quiet.
-    pub(super) fn when_quiet(&mut self, pending: Pending, slots: SlotSet, out: &mut Outbox) {
-        if slots.is_empty() {
-            self.answer_pending(pending, out);
-        } else {
-            self.management.pending.push((pending, slots));
-        }
+    /// Answers now if `slots` is empty and no other session is waited for, else when that is so.
+    pub(super) fn when_quiet(
+        &mut self,
+        pending: Pending,
+        slots: SlotSet,
+        others: Option<u32>,
+        out: &mut Outbox,
+    ) {
+        self.management.waiting.push(Waiting { pending, slots, others });
+        self.answer_quiet(out);
     }
 
     /// An aborted task has nothing in flight any more.
     pub(super) fn task_is_quiet(&mut self, slot: Slot, out: &mut Outbox) {
-        let mut at = 0;
-        while let Some((pending, slots)) = self.management.pending.get_mut(at) {
-            slots.remove(slot);
-            if slots.is_empty() {
-                let pending = *pending;
-                self.management.pending.remove(at);
-                self.answer_pending(pending, out);
-            } else {
-                at += 1;
-            }
+        for waiting in &mut self.management.waiting {
+            waiting.slots.remove(slot);
+        }
+        self.answer_quiet(out);
+    }
+
+    /// Gives the answers that wait for nothing any more.
+    pub(super) fn answer_quiet(&mut self, out: &mut Outbox) {
+        let is_due = |waiting: &Waiting| waiting.slots.is_empty() && waiting.others.is_none();
+        while let Some(at) = self.management.waiting.iter().position(is_due) {
+            let pending = self.management.waiting.remove(at).pending;
+            self.answer_pending(pending, out);
         }
     }
 
     fn answer_pending(&mut self, pending: Pending, out: &mut Outbox) {
         match pending {
-            Pending::Function { itt } => self.answer_function(itt, TaskManagementResponse::Complete, out),
+            Pending::Function { itt, cold } => {
+                self.answer_function(itt, TaskManagementResponse::Complete, out);
+                if cold {
+                    self.finished = Some(CloseReason::Reset);
+                }
+            }
             Pending::Logout { itt } => self.logged_out(itt, out),
+            Pending::Reset(id) => self.quiet_for(id, out),
         }
     }
 

@@ -12,7 +12,7 @@
 //! at a time; one R2T asks for a whole burst.
 
 use crate::block::BlockOp;
-use crate::scsi::{SenseData, Status};
+use crate::scsi::{AdditionalSense, SenseData, SenseKey, Status};
 use crate::units::{BlockRange, CHUNK_BYTES, Pool};
 
 use super::bhs::{Command, DataOut, NO_TAG};
@@ -21,6 +21,10 @@ use super::effect::Outbox;
 use super::pdu::{ReadyToTransfer, RejectReason, Residual};
 use super::session::{Flow, Session, padded};
 use super::task::{CHUNK_SHIFT, Ending, Expecting, Slot, Work};
+
+/// 0B/47/05 PROTOCOL SERVICE CRC ERROR.
+const CRC_ERROR: SenseData =
+    SenseData::new(SenseKey::AbortedCommand, AdditionalSense { code: 0x47, qualifier: 0x05 });
 
 /// Longest parameter list, bytes.
 const LIST_BYTES_MAX: u32 = 8192;
@@ -56,7 +60,7 @@ impl Session {
         out: &mut Outbox,
     ) -> Flow {
         let task = self.tasks.get(slot);
-        let geometry = self.config.scsi.logical_unit(task.lu).geometry;
+        let geometry = self.config.target(self.grant).logical_unit(task.lu).geometry;
         let actual = geometry.range_bytes(task.blocks) as u64;
         let usable = u64::from(writable(command)).min(actual) as u32;
         let residual = Residual::between(writable(command), actual);
@@ -102,6 +106,9 @@ impl Session {
 
     /// The stream waits at a first burst without a buffer.
     pub(super) fn provide_stalled(&mut self, slot: Slot, pool: &mut impl Pool) -> bool {
+        if !self.lacks_buffer(slot) {
+            return true;
+        }
         let provided = self.provide(slot, 0, false, pool);
         if provided {
             self.tasks.get_mut(slot).provided = 1;
@@ -229,10 +236,35 @@ impl Session {
         task.moved += len;
         let (moved, fua) = (task.moved, task.fua);
         assert!(moved <= task.need, "more data than the command has");
+        // With a digest the data waits for it, aborted data for nothing.
+        if task.aborted || self.parameters.data_digest {
+            return;
+        }
         if moved == task.need || moved % CHUNK_BYTES as u32 == 0 {
             let chunk = ((moved - 1) >> CHUNK_SHIFT) as usize;
             self.issue(slot, chunk, BlockOp::Write { fua }, out);
         }
+    }
+
+    /// The digest of the data from offset `from` on was found right: what is complete may go to the disks.
+    pub(super) fn data_verified(&mut self, slot: Slot, from: u32, out: &mut Outbox) {
+        let task = self.tasks.get(slot);
+        if task.aborted || task.work != Work::Write {
+            return;
+        }
+        let (need, fua) = (task.need, task.fua);
+        let end = task.moved.min(need);
+        for chunk in from >> CHUNK_SHIFT..end.div_ceil(CHUNK_BYTES as u32) {
+            if end == need || end >= (chunk + 1) << CHUNK_SHIFT {
+                self.issue(slot, chunk as usize, BlockOp::Write { fua }, out);
+            }
+        }
+    }
+
+    /// The data of a Data-Out does not match its digest: none of it is written, and the task ends with sense data when
+    /// all of its data has come (§7.8).
+    pub(super) fn data_damaged(&mut self, slot: Slot) {
+        self.tasks.get_mut(slot).fail(Ending::Check(CRC_ERROR));
     }
 
     /// A part of a parameter list.

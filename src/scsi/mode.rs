@@ -74,7 +74,7 @@ fn control(_: &LogicalUnit, data_in: &mut Vec<u8>) {
         0x00, // TST: one task set for all nexuses; D_SENSE clear: fixed format
         0x10, // QUEUE ALGORITHM MODIFIER: unrestricted reordering; QERR: other tasks are not touched
         0x00, // no unit attention interlock, no SWP
-        0x00, // TAS clear: tasks aborted by another nexus end silently, with a unit attention
+        0x40, // TAS: tasks aborted by another nexus end with TASK ABORTED
         0x00, 0x00, // obsolete
         0xFF, 0xFF, // BUSY TIMEOUT PERIOD: no limit
         0x00, 0x00, // no extended self-test

@@ -137,6 +137,16 @@ impl Target {
         Ok(Self { port, units })
     }
 
+    /// Some of the logical units under other numbers, for initiators that see only these. `map`: new number, old number.
+    ///
+    /// # Panics
+    /// When there is no unit of an old number, or a new one is given twice or above [`LUN_MAX`].
+    pub fn with_numbers(&self, map: &[(u16, u16)]) -> Self {
+        let unit = |number| self.logical_unit(self.index_of(number).expect("the map names units that exist"));
+        let units = map.iter().map(|(new, old)| (*new, unit(*old).clone())).collect();
+        Self::new(self.port.clone(), units).expect("the map has good numbers")
+    }
+
     pub fn port(&self) -> &TargetPort {
         &self.port
     }

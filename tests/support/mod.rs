@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use twinlun::engine::device::{AlignedBytes, Device};
 use twinlun::engine::{EnginePlan, LinkPlan, Tuning};
-use twinlun::iscsi::{Limits, TargetConfig};
+use twinlun::iscsi::{Access, Caps, Limits, TargetConfig};
 use twinlun::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
 use twinlun::storage::{
     DiskFlags, Generations, LaneLoader, LaneState, Layout, PAGE_BYTES, ScsiIdentity, Superblock,
@@ -148,7 +148,8 @@ fn target(layout: Layout) -> TargetConfig {
         alias: String::new(),
         portals: Vec::new(),
         portal_group_tag: 1,
-        serving: true,
+        access: Access::default(),
+        caps: Caps::default(),
         limits: Limits::default(),
         scsi: Target::new(port, vec![(0, unit)]).expect("one logical unit"),
     }

@@ -1,7 +1,7 @@
 //! Logins as real initiators do them, and as nobody should.
 
-use super::pair::{Pair, TARGET, config};
-use crate::iscsi::{CloseReason, LoginStatus};
+use super::pair::{Pair, TARGET, TSIH, config};
+use crate::iscsi::{CloseReason, LoginStatus, Service};
 use crate::wire::Demand;
 
 const OFFER: &str = "HeaderDigest=None,CRC32C DataDigest=None,CRC32C ErrorRecoveryLevel=2 InitialR2T=No \
@@ -38,10 +38,11 @@ fn windows_logs_in() {
          MaxBurstLength=262144 MaxConnections=1 MaxOutstandingR2T=8 DefaultTime2Wait=2 DefaultTime2Retain=0 \
          FirstBurstLength=65536 MaxRecvDataSegmentLength=262144"
     );
-    let (nexus, tsih, discovery) = pair.nexus.clone().expect("admitted");
+    let (nexus, tsih, cid, discovery) = pair.nexus.clone().expect("admitted");
     assert_eq!(nexus.initiator.as_str(), "iqn.1991-05.com.microsoft:host");
     assert_eq!((nexus.portal_group_tag, discovery), (1, false));
-    assert_eq!(tsih.to_be_bytes(), last.bhs[14..16]);
+    assert_eq!((tsih, cid), (0, 0));
+    assert_eq!(last.bhs[14..16], TSIH.to_be_bytes());
     pair.hear_attention();
     pair.hang_up();
 }
@@ -171,9 +172,7 @@ fn refusals_name_their_reason() {
 
 #[test]
 fn a_node_that_does_not_serve_says_so() {
-    let mut standby = config();
-    standby.serving = false;
-    let mut pair = Pair::new(standby);
+    let mut pair = Pair::arriving(config(), Service::Closed);
     pair.login_pdu(0x81, &format!("InitiatorName=iqn.a TargetName={TARGET}"));
     assert_eq!(status_of(&mut pair), 0x0301);
     assert_eq!(pair.closed, Some(CloseReason::LoginRefused(LoginStatus::ServiceUnavailable)));
@@ -195,8 +194,6 @@ fn versions_sessions_and_other_requests() {
     assert_eq!(with(|bhs| bhs[2..4].fill(1)), 0x0205);
     // Version-max above ours is fine.
     assert_eq!(with(|bhs| bhs[2] = 1), 0);
-    // A TSIH names a session that is to be joined.
-    assert_eq!(with(|bhs| bhs[15] = 3), 0x020A);
     assert_eq!(with(|bhs| bhs[0] = 0x01), 0x020B);
     assert_eq!(with(|bhs| bhs[0] = 0x1F), 0x020B);
     // The default MaxRecvDataSegmentLength holds before full feature phase.
@@ -263,6 +260,13 @@ fn a_long_answer_is_continued() {
     }
     let whole = String::from_utf8(whole).expect("text");
     assert_eq!(whole.matches("=NotUnderstood\0").count(), 900);
+    // The answer is bounded, however short the keys.
+    let mut pair = Pair::new(config());
+    let keys: Vec<String> = (0..4000).map(|n| format!("{n:x}=")).collect();
+    pair.login_pdu(0x44, &keys[..1300].join(" "));
+    pair.reply();
+    pair.login_pdu(0x83, &keys[1300..2600].join(" "));
+    assert_eq!(status_of(&mut pair), 0x0200);
 }
 
 #[test]
@@ -284,7 +288,7 @@ fn success_waits_for_the_driver() {
     // Reinstatement: the old session is closed before the new one is told of its success.
     assert!(pair.nexus.is_some() && pair.nothing_sent());
     assert_eq!(pair.connection.demand(), Demand::Stalled);
-    pair.connection.on_admitted(pair.now, &mut pair.out);
+    pair.connection.on_admitted(pair.now, TSIH, &mut pair.out);
     pair.run();
     assert_eq!(pair.reply().bhs[1], 0x87);
     pair.hear_attention();

@@ -2,7 +2,11 @@
 
 mod pair;
 
+mod attribute;
+mod chap;
 mod data;
+mod digest;
 mod login;
 mod random;
+mod reset;
 mod session;

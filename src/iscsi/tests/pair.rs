@@ -3,12 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
+use super::super::chap::Entropy;
 use super::super::*;
 use crate::block::{BlockOp, BlockRequest, BlockStatus};
 use crate::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
 use crate::time::{Duration, Instant};
 use crate::units::{BlockRange, BufId, CHUNK_BYTES, Geometry, Pool, ShardId};
-use crate::wire::Demand;
+use crate::wire::{Demand, crc32c};
 
 pub(super) const TARGET: &str = "iqn.2026-11.example:vol1";
 /// Blocks of the disk, 512 bytes each: 8 MiB, two extents.
@@ -31,11 +32,17 @@ pub(super) fn config() -> TargetConfig {
         alias: String::new(),
         portals: Vec::new(),
         portal_group_tag: 1,
-        serving: true,
+        access: Access::default(),
         limits: Limits::default(),
+        caps: Caps::default(),
         scsi: Target::new(port, vec![(0, unit)]).expect("valid target"),
     }
 }
+
+/// What the driver gives a session.
+pub(super) const TSIH: u16 = 0x0808;
+/// CHAP_I, then CHAP_C.
+pub(super) const ENTROPY: [u8; 33] = [0x5A; 33];
 
 /// Buffers that know whether they are free.
 #[derive(Default)]
@@ -115,20 +122,40 @@ pub(super) struct Pair {
     /// Complete block requests at once.
     pub(super) prompt: bool,
     pub(super) closed: Option<CloseReason>,
-    pub(super) nexus: Option<(NexusName, u16, bool)>,
+    /// Bits of the digests that are sent wrong.
+    pub(super) spoil_header: u32,
+    pub(super) spoil_data: u32,
+    pub(super) nexus: Option<(NexusName, u16, u16, bool)>,
+    /// What the target said of resets.
+    pub(super) resets: Vec<(Reset, u32)>,
+    /// There are no other sessions.
+    pub(super) alone: bool,
+    pub(super) quiet: Vec<ResetId>,
     /// Answer `FullFeature` at once.
     pub(super) admit: bool,
     pub(super) cmd_sn: u32,
+    /// TSIH of Login Requests.
+    pub(super) tsih: u16,
     stat_sn: Option<u32>,
 }
 
 impl Pair {
     pub(super) fn new(config: TargetConfig) -> Self {
+        Self::arriving(config, Service::Open)
+    }
+
+    pub(super) fn arriving(config: TargetConfig, service: Service) -> Self {
+        let arrival = Arrival {
+            portal: "10.0.0.1:3260".into(),
+            peer: "10.0.0.50".parse().expect("an address"),
+            entropy: Entropy(ENTROPY),
+            service,
+        };
         let now = Instant(1_000_000_000);
         let origin = Origin { connection: 7, shard: ShardId(0) };
         let pool = TestPool { capacity: 1000, ..TestPool::default() };
         Self {
-            connection: Connection::new(Arc::new(config), origin, "10.0.0.1:3260".into(), now),
+            connection: Connection::new(Arc::new(config), origin, arrival, now),
             out: Outbox::new(),
             pool,
             now,
@@ -138,9 +165,15 @@ impl Pair {
             pending: VecDeque::new(),
             prompt: true,
             closed: None,
+            spoil_header: 0,
+            spoil_data: 0,
             nexus: None,
             admit: true,
+            resets: Vec::new(),
+            alone: true,
+            quiet: Vec::new(),
             cmd_sn: 100,
+            tsih: 0,
             stat_sn: None,
         }
     }
@@ -175,6 +208,7 @@ impl Pair {
         bhs[1] = flags;
         bhs[8..14].copy_from_slice(&[0x40, 0, 1, 0x37, 0, 0]);
         bhs[24..28].copy_from_slice(&self.cmd_sn.to_be_bytes());
+        bhs[14..16].copy_from_slice(&self.tsih.to_be_bytes());
         let mut data = text.replace(' ', "\0").into_bytes();
         if !data.is_empty() {
             data.push(0);
@@ -185,9 +219,17 @@ impl Pair {
     /// Puts a PDU into the stream and lets the target run.
     pub(super) fn send(&mut self, mut bhs: [u8; 48], data: &[u8]) {
         bhs[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+        let digests = self.connection.digests_of(&bhs);
         self.stream.extend(bhs);
-        self.stream.extend(data);
-        self.stream.extend(std::iter::repeat_n(0, data.len().wrapping_neg() & 3));
+        if digests.header {
+            self.stream.extend((crc32c(&bhs) ^ self.spoil_header).to_le_bytes());
+        }
+        let mut padded = data.to_vec();
+        padded.resize(data.len().next_multiple_of(4), 0);
+        self.stream.extend(&padded);
+        if digests.data && !data.is_empty() {
+            self.stream.extend((crc32c(&padded) ^ self.spoil_data).to_le_bytes());
+        }
         self.run();
     }
 
@@ -303,13 +345,19 @@ impl Pair {
                     Effect::Free(buf) => {
                         self.pool.taken.remove(&buf.0).expect("freed once");
                     }
-                    Effect::FullFeature { nexus, tsih, discovery } => {
-                        assert!(tsih != 0);
-                        self.nexus = Some((nexus, tsih, discovery));
+                    Effect::FullFeature { nexus, tsih, cid, discovery } => {
+                        self.nexus = Some((nexus, tsih, cid, discovery));
                         if self.admit {
-                            self.connection.on_admitted(self.now, &mut self.out);
+                            self.connection.on_admitted(self.now, TSIH, &mut self.out);
                         }
                     }
+                    Effect::Reset { reset, ticket } => {
+                        self.resets.push((reset, ticket));
+                        if self.alone {
+                            self.connection.on_reset_done(ticket, &mut self.out);
+                        }
+                    }
+                    Effect::ResetQuiet(id) => self.quiet.push(id),
                     Effect::Close { reason } => {
                         assert!(self.closed.is_none(), "closed twice");
                         self.closed = Some(reason);

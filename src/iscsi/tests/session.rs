@@ -128,9 +128,12 @@ fn nop_out_is_echoed() {
     // Without a tag: no answer.
     pair.send(request(0x00, 0x80, NO_TAG, NO_TAG), b"x");
     assert!(pair.nothing_sent());
-    // A long ping is echoed as far as a slice reaches, and the rest is dropped.
-    pair.send(request(0x00, 0x80, 9, NO_TAG), &[1; 40_001]);
-    assert_eq!(pair.reply().data.len(), 16 * 1024);
+    // A long ping is echoed as far as the initiator takes it.
+    for len in [16_384, 16_385, 40_001, 65_536, 262_144] {
+        let ping = pattern(len, 3);
+        pair.send(request(0x00, 0x80, 9, NO_TAG), &ping);
+        assert!(pair.reply().data == ping[..len.min(65_536)], "{len}");
+    }
     assert_eq!(pair.command(5, 0x80, 0, &[0; 16], &[]).status(), (0, None));
 }
 
@@ -335,19 +338,35 @@ fn a_reset_takes_every_task() {
 #[test]
 fn functions_by_number() {
     let mut pair = Pair::logged_in(config());
-    let cases =
-        [(2, 0, 0), (2, 1, 2), (3, 0, 5), (4, 0, 5), (5, 1, 2), (6, 0, 0), (7, 0, 5), (8, 0, 4), (9, 0, 255)];
+    let cases = [
+        (2, 0, 0),
+        (2, 1, 2),
+        (3, 0, 0),
+        (3, 1, 2),
+        (4, 0, 0),
+        (4, 1, 2),
+        (5, 1, 2),
+        (6, 0, 0),
+        (8, 0, 4),
+        (9, 0, 255),
+        (7, 0, 0),
+    ];
     for (function, lun, response) in cases {
         management(&mut pair, function, lun, 9, NO_TAG);
         assert_eq!(pair.reply().bhs[2], response, "function {function}");
     }
+    // A cold reset ends the session.
+    assert_eq!(pair.closed, Some(CloseReason::Reset));
+    pair.hang_up();
 }
 
 #[test]
 fn bad_headers_end_the_session_with_a_reject() {
     let with = |bhs: [u8; 48], reason: u8| {
         let mut pair = Pair::logged_in(config());
-        pair.send(bhs, &[]);
+        pair.stream.extend(bhs);
+        pair.stream.extend(vec![0; usize::from(bhs[4]) * 4]);
+        pair.run();
         expect_reject(&mut pair, reason);
         assert!(matches!(pair.closed, Some(CloseReason::Protocol(_))));
         pair.hang_up();
@@ -424,11 +443,22 @@ fn bytes_may_come_one_at_a_time() {
 #[test]
 fn a_logout_can_be_asked_for() {
     let mut pair = Pair::logged_in(config());
-    pair.connection.request_logout(3, &mut pair.out);
+    pair.connection.on_logout_wanted(pair.now, 3, &mut pair.out);
     pair.run();
     let message = pair.reply();
     assert_eq!((message.opcode(), message.itt(), message.bhs[36]), (0x32, NO_TAG, 1));
     assert_eq!(message.bhs[42..44], [0, 3]);
+    pair.wait(2);
+    assert!(pair.closed.is_none());
+    assert_eq!(pair.command(5, 0x80, 0, &[0; 16], &[]).status(), (0, None));
+    pair.wait(1);
+    assert_eq!(pair.closed, Some(CloseReason::Overstayed));
+    let mut pair = Pair::logged_in(config());
+    pair.connection.on_logout_wanted(pair.now, 3, &mut pair.out);
+    pair.run();
+    pair.reply();
+    pair.send(request(0x06, 0x80, 9, 0), &[]);
+    assert_eq!((pair.reply().opcode(), pair.closed), (0x26, Some(CloseReason::Logout)));
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn partial_medium_indicator_goes_with_an_address() {
 
 /// Pages as MODE SENSE shows them, current values.
 const CACHING: [u8; 20] = [0x08, 18, 0x04, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-const CONTROL: [u8; 12] = [0x0A, 10, 0, 0x10, 0, 0, 0, 0, 0xFF, 0xFF, 0, 0];
+const CONTROL: [u8; 12] = [0x0A, 10, 0, 0x10, 0, 0x40, 0, 0, 0xFF, 0xFF, 0, 0];
 const EXCEPTIONS: [u8; 12] = [0x1C, 10, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 const RECOVERY: [u8; 12] = [0x01, 10, 0xC0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
