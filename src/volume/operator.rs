@@ -111,7 +111,9 @@ impl fmt::Display for Refusal {
             Self::ArbiterLostData { record, seen } => write!(
                 f,
                 "the arbiter's record is at {} but this node has seen {}: the arbiter lost data or was restored from a \
-                 backup; nothing is decided on it",
+                 backup, and nothing is decided on it; bring its newest state back, or stop the other node and write \
+                 this node's record over it with 'twinlun promote --force --i-have-fenced NODE' (on the node whose \
+                 'twinlun status' shows the higher epoch)",
                 record.epoch.0, seen.epoch.0
             ),
             Self::LostRace { record } => {
@@ -212,6 +214,11 @@ pub enum Event {
     },
     Superseded {
         record: Record,
+    },
+    /// The arbiter shows `record`, which is older than `seen`: this node stops serving.
+    ArbiterLostData {
+        record: Record,
+        seen: Record,
     },
     ResyncStarted {
         source: bool,

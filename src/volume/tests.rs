@@ -5,6 +5,7 @@ mod decisions;
 mod hostile;
 mod pair;
 
+use crate::arbitration::Record;
 use crate::block::BlockStatus;
 use crate::time::Duration;
 use crate::units::NodeId;
@@ -140,6 +141,39 @@ fn a_lost_link_holds_writes_until_the_arbiter_agrees() {
     pair.run();
     assert!(is_together(&pair, A));
     check(&pair);
+}
+
+/// The arbiter was restored from a backup: what it shows is older than what the nodes have seen.
+#[test]
+fn an_arbiter_that_forgot_decides_nothing_until_a_person_says_so() {
+    for emptied in [false, true] {
+        let mut pair = serving([1, 1]);
+        let forgotten = if emptied { Record::default() } else { pair.arbiter.record };
+        pair.command(A, OperatorCommand::Switchover).expect("moves");
+        let seen = pair.arbiter.record;
+        assert!(pair.is_primary(B));
+        pair.arbiter.record = forgotten;
+        pair.unplugged = true;
+        let write = pair.begin_write(B, X, 1, false);
+        pair.cut();
+        pair.run();
+        assert_ne!(pair.answer(B, write), Some(BlockStatus::Good), "nothing is acknowledged");
+        for node in [A, B] {
+            assert!(!pair.is_primary(node));
+            let known = pair.coordinator(node).status().record;
+            assert_eq!(known, seen, "the forgotten record is not taken for newer");
+            assert_eq!(pair.promote(node), Err(Refusal::ArbiterLostData { record: forgotten, seen }));
+        }
+        assert_eq!(pair.arbiter.record, forgotten, "nothing was decided");
+        pair.kill(A);
+        assert_eq!(pair.command(B, forced(A)), Ok(()));
+        assert!(pair.is_primary(B) && pair.arbiter.record.epoch > seen.epoch);
+        pair.start(A);
+        pair.unplugged = false;
+        pair.run();
+        assert!(is_together(&pair, B));
+        check(&pair);
+    }
 }
 
 #[test]

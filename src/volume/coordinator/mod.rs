@@ -160,6 +160,8 @@ pub struct Coordinator {
     generation_told: bool,
     suspect: bool,
     superseded: bool,
+    /// The arbiter shows this record, which is older than what this node has seen: it lost data.
+    arbiter_lost: Option<Record>,
     disk_failed: bool,
     surrendered: bool,
     stopped: bool,
@@ -191,6 +193,7 @@ impl Coordinator {
             generation_told: false,
             suspect,
             superseded: false,
+            arbiter_lost: None,
             disk_failed: false,
             surrendered: false,
             stopped: false,

@@ -161,7 +161,8 @@ impl Coordinator {
     }
 
     fn swap(&mut self, expected: Record, mut proposed: Record, out: &mut ControlOutbox) {
-        proposed.epoch = expected.epoch.next();
+        // Above what this node has seen, even where the arbiter has lost that.
+        proposed.epoch = expected.epoch.max(self.superblock.record.epoch).next();
         proposed.nonce = self.fresh();
         out.push(ControlEffect::Cas { expected, proposed });
         self.wait_for(Wait::Swap(proposed));
@@ -336,8 +337,11 @@ impl Coordinator {
 
     pub(super) fn begin_fence(&mut self, out: &mut ControlOutbox) {
         self.superseded = false;
-        let record = self.superblock.record;
-        out.push(ControlEffect::Event(Event::Superseded { record }));
+        let seen = self.superblock.record;
+        out.push(ControlEffect::Event(match self.arbiter_lost.take() {
+            Some(record) => Event::ArbiterLostData { record, seen },
+            None => Event::Superseded { record: seen },
+        }));
         self.set_serving(false, out);
         self.role = Role::Secondary;
         self.drop_session(super::DropReason::OnPurpose, out);
@@ -503,7 +507,8 @@ impl Coordinator {
         let Some(Procedure { goal: Goal::Promote { beside, .. }, .. }) = self.procedure else { return };
         let record = self.superblock.record;
         let in_sync = if beside.is_some() { NodeSet::BOTH } else { NodeSet::only(self.me()) };
-        self.swap(record, Record { primary: Some(self.me()), in_sync, ..record }, out);
+        let expected = self.arbiter_lost.take().unwrap_or(record);
+        self.swap(expected, Record { primary: Some(self.me()), in_sync, ..record }, out);
     }
 
     pub(super) fn on_record_read(&mut self, _now: Instant, outcome: RecordOutcome, out: &mut ControlOutbox) {
@@ -535,11 +540,15 @@ impl Coordinator {
         else {
             return;
         };
-        let fresh = hint.epoch == Epoch(0);
-        if hint.epoch < self.superblock.record.epoch {
-            let seen = self.superblock.record;
+        let seen = self.superblock.record;
+        let lost = hint.epoch < seen.epoch;
+        if lost && force.is_none() {
             return self.refuse_promotion(Refusal::ArbiterLostData { record: hint, seen }, out);
         }
+        // By force: what this node has seen is written over what the arbiter has left.
+        self.arbiter_lost = lost.then_some(hint);
+        let hint = if lost { seen } else { hint };
+        let fresh = hint.epoch == Epoch(0);
         if force.is_none() && !fresh && !hint.in_sync.contains(self.me()) {
             return self.refuse_promotion(Refusal::NotInSync { record: hint }, out);
         }
@@ -612,19 +621,27 @@ impl Coordinator {
     }
 
     fn on_lost(&mut self, goal: Goal, current: Record, out: &mut ControlOutbox) {
+        // Records are never taken back, so one that is not above this node's own comes from an arbiter that forgot it.
+        let seen = self.superblock.record;
+        let lost = current.epoch <= seen.epoch;
+        let refusal = match lost {
+            true => Refusal::ArbiterLostData { record: current, seen },
+            false => Refusal::LostRace { record: current },
+        };
         match goal {
-            Goal::GoAlone | Goal::AddPeer { .. } => {
-                self.superblock.record = current;
+            Goal::GoAlone | Goal::AddPeer { .. } | Goal::Switchover { .. } => {
+                if lost {
+                    self.arbiter_lost = Some(current);
+                } else {
+                    self.superblock.record = current;
+                }
                 self.done();
+                if let Goal::Switchover { ticket } = goal {
+                    self.reply(ticket, Err(refusal), out);
+                }
                 self.superseded = true;
             }
-            Goal::Switchover { ticket } => {
-                self.superblock.record = current;
-                self.done();
-                self.reply(ticket, Err(Refusal::LostRace { record: current }), out);
-                self.superseded = true;
-            }
-            Goal::Promote { .. } => self.refuse_promotion(Refusal::LostRace { record: current }, out),
+            Goal::Promote { .. } => self.refuse_promotion(refusal, out),
             _ => self.done(),
         }
     }
