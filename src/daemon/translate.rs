@@ -194,17 +194,9 @@ pub fn event(names: &Names, event: &Event) -> (Weight, &'static str, String) {
             "superseded",
             format!("{there} has taken over; {here} serves no more ({})", names.record_words(record)),
         ),
-        Event::ArbiterLostData { record, seen } => (
-            Warning,
-            "arbiter_lost_data",
-            format!(
-                "the arbiter's record is at epoch {} and {here} has seen {}: the arbiter lost data or was restored from \
-                 a backup; {here} serves no more, because another node may hold a right that was forgotten. Bring the \
-                 arbiter's newest state back, or stop {there} and run on {here}: twinlun promote --force \
-                 --i-have-fenced {there}",
-                record.epoch.0, seen.epoch.0
-            ),
-        ),
+        Event::ArbiterLostData { record, seen } => {
+            (Warning, "arbiter_lost_data", forgotten(names, record, seen))
+        }
         Event::ResyncStarted { source, full } => {
             let what = if *full { "of everything" } else { "of what differs" };
             (Info, "resync_started", format!("resync {what} {}", names.role_words(*source)))
@@ -254,6 +246,17 @@ pub fn unmet(names: &Names, bytes: u64) -> Failure {
         format!(
             "wait until twinlun status shows {there} connected, then promote; or take the copy: add --yes"
         ),
+    )
+}
+
+/// The arbiter has forgotten what this node knows: what that means, and what to do.
+fn forgotten(names: &Names, record: &Record, seen: &Record) -> String {
+    let (here, there) = (&names.here, names.peer());
+    format!(
+        "the arbiter's record is at epoch {} and {here} has seen {}: the arbiter lost data or was restored from a backup; \
+         {here} serves no more, because another node may hold a right that was forgotten. Bring the arbiter's newest \
+         state back, or stop {there} and run on {here}: twinlun promote --force --i-have-fenced {there}",
+        record.epoch.0, seen.epoch.0
     )
 }
 

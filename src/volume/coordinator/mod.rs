@@ -15,6 +15,7 @@
 //! Absent on purpose: requests and their data (the parts'), sockets, clocks, and any decision on a *read* of the
 //! arbiter's record.
 
+mod defeat;
 mod operate;
 mod procedure;
 mod session;

@@ -119,7 +119,7 @@ impl Procedure {
 }
 
 impl Coordinator {
-    fn begin(&mut self, goal: Goal, wait: Wait) {
+    pub(super) fn begin(&mut self, goal: Goal, wait: Wait) {
         self.set_procedure(Procedure { goal, wait });
     }
 
@@ -127,11 +127,11 @@ impl Coordinator {
         self.procedure.as_mut().expect("a procedure runs").wait = wait;
     }
 
-    fn done(&mut self) {
+    pub(super) fn done(&mut self) {
         self.procedure = None;
     }
 
-    fn settle_without_link(&mut self, service: Service, out: &mut ControlOutbox) {
+    pub(super) fn settle_without_link(&mut self, service: Service, out: &mut ControlOutbox) {
         self.set_posture(
             |posture| {
                 posture.service = service;
@@ -333,20 +333,6 @@ impl Coordinator {
             }
             _ => {}
         }
-    }
-
-    pub(super) fn begin_fence(&mut self, out: &mut ControlOutbox) {
-        self.superseded = false;
-        let seen = self.superblock.record;
-        out.push(ControlEffect::Event(match self.arbiter_lost.take() {
-            Some(record) => Event::ArbiterLostData { record, seen },
-            None => Event::Superseded { record: seen },
-        }));
-        self.set_serving(false, out);
-        self.role = Role::Secondary;
-        self.drop_session(super::DropReason::OnPurpose, out);
-        self.settle_without_link(Service::Closed, out);
-        self.begin(Goal::Fence, Wait::Settled);
     }
 
     /// The disk failed. With an in-sync peer the service can be handed over; otherwise requests end in errors where
@@ -620,33 +606,8 @@ impl Coordinator {
         self.record(out);
     }
 
-    fn on_lost(&mut self, goal: Goal, current: Record, out: &mut ControlOutbox) {
-        // Records are never taken back, so one that is not above this node's own comes from an arbiter that forgot it.
-        let seen = self.superblock.record;
-        let lost = current.epoch <= seen.epoch;
-        let refusal = match lost {
-            true => Refusal::ArbiterLostData { record: current, seen },
-            false => Refusal::LostRace { record: current },
-        };
-        match goal {
-            Goal::GoAlone | Goal::AddPeer { .. } | Goal::Switchover { .. } => {
-                if lost {
-                    self.arbiter_lost = Some(current);
-                } else {
-                    self.superblock.record = current;
-                }
-                self.done();
-                if let Goal::Switchover { ticket } = goal {
-                    self.reply(ticket, Err(refusal), out);
-                }
-                self.superseded = true;
-            }
-            Goal::Promote { .. } => self.refuse_promotion(refusal, out),
-            _ => self.done(),
-        }
-    }
-
-    fn refuse_promotion(&mut self, refusal: Refusal, out: &mut ControlOutbox) {
+    pub(super) fn refuse_promotion(&mut self, refusal: Refusal, out: &mut ControlOutbox) {
+        self.arbiter_lost = None;
         if let Some(Procedure { goal: Goal::Promote { ticket, .. }, .. }) = self.procedure {
             self.reply(ticket, Err(refusal), out);
         }
