@@ -261,6 +261,8 @@ impl Part {
             Service::Alone => BlockStatus::Good,
             // The other copy is good: the coordinator hands the service over, the initiator sees no error.
             Service::Both if work.local == Half::Failed => return,
+            // A device that failed a flush may have dropped what it had answered: it is not asked any more.
+            Service::Both if work.kind == Kind::Read && self.fault_reported => return,
             Service::Both => {
                 if !self.both_have(slot, &work) {
                     return;

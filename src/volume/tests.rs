@@ -349,6 +349,21 @@ fn a_shard_without_lanes_flushes() {
 }
 
 /// The metadata fails while a node stops, hands over, or goes on alone: no command and no request waits for ever.
+/// The peer has what a failed flush took away from this disk, so this disk is not read any more.
+#[test]
+fn nothing_is_read_from_a_device_that_failed_a_flush() {
+    let mut pair = serving([1, 1]);
+    pair.write(A, X, 1);
+    pair.nodes[A].disk.fails_flushes = true;
+    pair.begin_flush(A);
+    while pair.nodes[A].disk.block(X) == 1 {
+        assert!(pair.step());
+    }
+    let read = pair.begin_read(A, X);
+    pair.run();
+    assert_ne!(pair.answer(A, read), Some(BlockStatus::Good));
+}
+
 #[test]
 fn a_failed_disk_stops_nothing_from_ending() {
     let commands = [OperatorCommand::Stop, OperatorCommand::Demote, OperatorCommand::Switchover];

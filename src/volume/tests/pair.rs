@@ -53,6 +53,8 @@ pub struct Disk {
     /// Metadata pages fail from now on.
     pub fails_pages: bool,
     pub fails_reads: bool,
+    /// A flush fails and takes with it what it should have kept.
+    pub fails_flushes: bool,
     pub held: bool,
 }
 
@@ -79,6 +81,10 @@ impl Disk {
                         self.media.insert(lba, byte);
                     }
                 }
+            }
+            Job::Flush { .. } if self.fails_flushes => {
+                self.cache.clear();
+                return DiskResult::Error;
             }
             Job::Flush { begun } => {
                 for &(_, lba, byte) in self.cache.iter().filter(|&&(order, _, _)| order <= begun) {
