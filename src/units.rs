@@ -78,6 +78,11 @@ impl BlockRange {
     pub fn overlaps(self, other: Self) -> bool {
         self.start < other.end() && other.start < self.end()
     }
+
+    /// Does all of `other` lie in it?
+    pub fn covers(self, other: Self) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
 }
 
 /// Size and division of a volume, fixed when its metadata is written.

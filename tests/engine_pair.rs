@@ -10,7 +10,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use support::initiator::{Initiator, pattern};
 use support::{Disk, PATIENCE};
 use twinlun::arbitration::Record;
-use twinlun::engine::{Engine, EngineEvent, EngineRequest, EngineStatus, LinkPlan, Tuning};
+use twinlun::engine::{Engine, EngineEvent, EnginePlan, EngineRequest, EngineStatus, LinkPlan, Tuning};
 use twinlun::replication::handshake::LinkKey;
 use twinlun::volume::coordinator::{CasOutcome, RecordOutcome};
 use twinlun::volume::operator::{DiskState, OperatorCommand, Refusal, Ticket};
@@ -31,7 +31,10 @@ struct Node {
 
 impl Node {
     fn start(disk: &Disk, shards: u8, link: LinkPlan, arbiter: &Arbiter) -> Self {
-        let plan = disk.plan(shards, Some(link), Tuning::default());
+        Self::start_plan(disk.plan(shards, Some(link), Tuning::default()), arbiter)
+    }
+
+    fn start_plan(plan: EnginePlan, arbiter: &Arbiter) -> Self {
         let engine = Engine::start(plan).expect("the engine starts");
         Self { engine, arbiter: arbiter.clone(), portal: None, tickets: 0, replies: Vec::new() }
     }
@@ -194,6 +197,55 @@ fn a_pair_replicates_survives_its_primary_and_comes_together_again() {
         a.engine.stop();
         b.engine.stop();
         assert!(data_is_equal(&disks), "both disks are equal in the end");
+    }
+}
+
+/// Both nodes take initiators; the one that follows forwards, also while the two change places.
+#[test]
+fn initiators_at_both_nodes_see_one_disk_through_a_switchover() {
+    for shards in [[1, 1], [3, 2]] {
+        let disks = [0, 1].map(|node| {
+            let disk = Disk::new(DISK_BYTES);
+            disk.format(node, true);
+            disk
+        });
+        let arbiter = Arbiter::default();
+        let plans = links();
+        let start = |n: usize| {
+            let mut plan = disks[n].plan(shards[n], Some(plans[n].clone()), Tuning::default());
+            plan.standby_serves = true;
+            Node::start_plan(plan, &arbiter)
+        };
+        let (mut a, mut b) = (start(0), start(1));
+        a.order(OperatorCommand::Promote { seed: true, i_have_fenced: None });
+        until(&mut [&mut a, &mut b], "the first resync", both_up_to_date);
+        until(&mut [&mut a, &mut b], "both portals", |nodes| nodes.iter().all(|node| node.portal.is_some()));
+        let mut hosts = [initiator(&a, 1), initiator(&b, 2)];
+        for number in 0..48u64 {
+            let (here, there) = (number as usize % 2, (number as usize + 1) % 2);
+            let bytes = pattern(number, 4096 + (number as usize % 7) * 24576);
+            hosts[here].write(number * 1031, &bytes);
+            assert!(hosts[there].read(number * 1031, bytes.len()) == bytes, "write {number}");
+        }
+        let ticket = a.order(OperatorCommand::Switchover);
+        until(&mut [&mut a, &mut b], "the switchover", |nodes| nodes[0].answered(ticket));
+        until(&mut [&mut a, &mut b], "both portals again", |nodes| {
+            nodes.iter().all(|node| node.portal.is_some())
+        });
+        // The same sessions go on.
+        for number in 0..48u64 {
+            let there = (number as usize + 1) % 2;
+            let bytes = pattern(number, 4096 + (number as usize % 7) * 24576);
+            assert!(hosts[there].read(number * 1031, bytes.len()) == bytes, "write {number} afterwards");
+            hosts[1 - there].write(number * 1031, &pattern(100 + number, 8192));
+        }
+        for host in &mut hosts {
+            assert_eq!(host.run(&support::initiator::cdb(0x91, 0, 0), &[], 0).0, 0, "SYNCHRONIZE CACHE");
+        }
+        drop(hosts);
+        assert!(data_is_equal(&disks), "what was answered is on both disks");
+        a.engine.stop();
+        b.engine.stop();
     }
 }
 

@@ -160,6 +160,7 @@ impl Daemon {
         let (socket, calls) = ControlSocket::open(&node.socket(), events.clone())?;
         let layout = opened.superblock.layout;
         let plan = EnginePlan {
+            standby_serves: false,
             shards: node.shards,
             cpus: plan::cpus(node),
             target: plan::target(config, &opened.superblock, opened.data.facts().volatile_cache)?,

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use memmap2::{MmapMut, MmapOptions};
 
+use crate::block::BufSlice;
 use crate::units::{BufId, CHUNK_BYTES, Pool, ShardId};
 
 /// Bytes of a small buffer: a 4 KiB or 8 KiB transfer, the most frequent ones.
@@ -212,9 +213,15 @@ impl Arena {
     pub fn fill(&self, buf: BufId, offset: usize, from: &[u8]) {
         debug_assert!(self.count(buf).load(Ordering::Relaxed) > 0, "a buffer in use");
         let address = self.address(buf, offset, from.len());
-        // SAFETY: the target is inside the mapping, `from` is not (it is a staging area), and by the rule of the module
-        // head nobody else reads or writes the buffer now.
+        // SAFETY: the target is inside the mapping, `from` is not in this buffer (it is a staging area, or another buffer),
+        // and by the rule of the module head nobody else reads or writes the buffer now.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address, from.len()) };
+    }
+
+    /// Copies the first bytes of one buffer into a slice of another. The caller's shard has the use of both.
+    pub fn copy(&self, from: BufId, to: BufSlice, len: usize) {
+        assert!(from != to.buf, "two buffers");
+        self.fill(to.buf, to.offset as usize, self.bytes(from, 0, len));
     }
 
     /// One more user of `buf`.

@@ -282,7 +282,7 @@ impl LinkDriver {
                 Met::Data { buf, offset, len } => {
                     link.receiver.on_data(arena.bytes(buf, offset, len)).map(Some)
                 }
-                Met::Skipped => Ok(None),
+                Met::Skipped => Ok(Some(link.receiver.on_skipped())),
                 Met::NotYet => {
                     link.stream.hungry = true;
                     link.stream.inbound = Some(inbound);

@@ -55,6 +55,8 @@ pub struct EnginePlan {
     /// Where initiators connect to.
     pub portals: Vec<SocketAddr>,
     pub target: Arc<TargetConfig>,
+    /// Do initiators log in also while the other node leads? Then this one forwards.
+    pub standby_serves: bool,
     /// `None`: a volume without a peer; it is served from the start.
     pub link: Option<LinkPlan>,
     pub tuning: Tuning,
@@ -351,6 +353,7 @@ fn zero(plan: &EnginePlan, requests: Receiver<EngineRequest>, events: Sender<Eng
         replicated: plan.link.is_some(),
         volatile_cache: plan.data.facts().volatile_cache,
         boot_id: plan.boot_id,
+        standby_serves: plan.standby_serves,
         peer_timeout: plan.link.as_ref().map_or(std::time::Duration::from_secs(2), |link| link.peer_timeout),
         entropy: u64::from_le_bytes(entropy),
         mutants: plan.mutants,

@@ -16,7 +16,7 @@ use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
 use crate::time::{Instant, earliest};
 use crate::units::ShardId;
-use crate::volume::messages::Posture;
+use crate::volume::messages::{Access, Posture};
 
 /// Longest sleep without a deadline.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
@@ -309,11 +309,11 @@ impl Shard {
     }
 
     /// Begins or ends to serve initiators.
-    pub fn serve(&mut self, on: bool) -> std::io::Result<()> {
-        if !on {
+    pub fn serve(&mut self, access: Access) -> std::io::Result<()> {
+        if access == Access::None {
             self.tell_others(|| Message::DropInitiators);
         }
-        self.target.serve(on, &mut self.plumbing)
+        self.target.serve(access, &mut self.plumbing)
     }
 
     /// Asks every initiator to log out within `seconds`; who has not gone by then is disconnected.
@@ -332,7 +332,7 @@ impl Shard {
     pub fn stop(&mut self) {
         if self.stopping.is_none() {
             self.stopping = Some(self.plumbing.now);
-            let _ = self.target.serve(false, &mut self.plumbing);
+            let _ = self.target.serve(Access::None, &mut self.plumbing);
             self.target.drop_initiators(&mut self.plumbing);
             self.links.drop_all(&mut self.plumbing);
         }

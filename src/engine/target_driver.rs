@@ -29,6 +29,7 @@ use crate::iscsi::{
 };
 use crate::time::{Duration as CoreDuration, Instant, earliest};
 use crate::units::ShardId;
+use crate::volume::messages::Access;
 use crate::wire::{Demand, crc32c, crc32c_append};
 
 /// Unacknowledged data of this age ends a connection to an initiator.
@@ -119,22 +120,20 @@ impl TargetDriver {
 
     // ---- shard 0: listening, admission ----
 
-    /// Starts or ends listening. When it ends, the initiators' connections of this shard are dropped.
-    pub fn serve(&mut self, on: bool, plumbing: &mut Plumbing) -> std::io::Result<()> {
-        if on == self.serving {
-            return Ok(());
-        }
-        self.serving = on;
-        if !on {
-            for listener in &mut self.listeners {
-                if let Some(file) = listener.file.take() {
-                    plumbing.reactor.cancel(&file);
-                }
-                listener.armed = false;
-            }
+    /// Starts or ends listening. Without any access, the initiators' connections of this shard are dropped.
+    pub fn serve(&mut self, access: Access, plumbing: &mut Plumbing) -> std::io::Result<()> {
+        if access == Access::None {
+            self.stop_listening(plumbing);
             self.drop_initiators(plumbing);
+        }
+        if (access == Access::All) == self.serving {
             return Ok(());
         }
+        if access == Access::Existing {
+            self.stop_listening(plumbing);
+            return Ok(());
+        }
+        self.serving = true;
         for number in 0..self.listeners.len() {
             let address = self.listeners[number].address;
             match sockets::listen_on(address) {
@@ -145,7 +144,7 @@ impl TargetDriver {
                     self.arm_accept(number, plumbing);
                 }
                 Err(error) => {
-                    let _ = self.serve(false, plumbing);
+                    let _ = self.serve(Access::None, plumbing);
                     return Err(std::io::Error::new(
                         error.kind(),
                         format!("cannot listen on {address}: {error}"),
@@ -154,6 +153,16 @@ impl TargetDriver {
             }
         }
         Ok(())
+    }
+
+    fn stop_listening(&mut self, plumbing: &mut Plumbing) {
+        self.serving = false;
+        for listener in &mut self.listeners {
+            if let Some(file) = listener.file.take() {
+                plumbing.reactor.cancel(&file);
+            }
+            listener.armed = false;
+        }
     }
 
     /// Addresses that are listened on.

@@ -109,6 +109,15 @@ impl VolumeDriver {
             Effect::LinkSendBytes { link, header, payload } => {
                 links.send_bytes(self.part.posture().session, link, header, &payload, plumbing);
             }
+            Effect::LinkGive { link, header, payload, len } => {
+                links.send(self.part.posture().session, link, header, Some((payload, len)), plumbing);
+                plumbing.release(payload.buf);
+            }
+            Effect::Deliver { from, to, len, completion } => {
+                plumbing.pool.arena().copy(from, to, len as usize);
+                plumbing.release(from);
+                plumbing.answer(completion);
+            }
             Effect::Complete(completion) => plumbing.answer(completion),
             Effect::Free(buf) => plumbing.release(buf),
             Effect::Report(report) => {

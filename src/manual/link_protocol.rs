@@ -29,6 +29,7 @@
 //! | Confirm | primary | ConfirmAck | at once, as long as the sender still leads: lets reads be answered (S1) |
 //! | Bitmap | sync source | Bitmap… (last) | the target's out-of-sync runs of a lane |
 //! | ResyncData | sync source | ResyncAck | the target's device completed it |
+//! | ForwardRead, ForwardWrite, ForwardOrder | secondary | ForwardData, ForwardAck | an initiator at the secondary asks |
 //! | Control | both | – | see below |
 //!
 //! Frames of one data link are handled in order; writes that overlap are applied in that order (D5). Acknowledgements
@@ -47,6 +48,13 @@
 //!
 //! [`Notice`](crate::replication::control::Notice) is for the other node's operator and decides nothing: the hash of the
 //! configuration file, and how far a resync is.
+//!
+//! # Forwarding
+//!
+//! Where initiators are at both nodes (ALUA), the leader says `Serving` once all its shards lead; from then on the
+//! follower carries what its initiators ask for to the leader, by the data link of the lane, and the answers back. The
+//! leader orders, mirrors and confirms a forwarded request like one of its own. `volume::forward` tells what happens to
+//! those under way when the leader changes.
 //!
 //! # Resync
 //!

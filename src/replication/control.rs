@@ -71,6 +71,8 @@ pub enum Control {
     Handover {
         record: Record,
     },
+    /// The sender leads and serves on all its shards: what the receiver's initiators ask for may be forwarded.
+    Serving,
     Ping,
     Pong,
     /// The sender ends the session on purpose.
@@ -164,6 +166,7 @@ impl Control {
             }
             Self::Ping => out.u8(8),
             Self::Pong => out.u8(9),
+            Self::Serving => out.u8(16),
             Self::Bye { reason } => {
                 out.u8(10)?;
                 out.u8(*reason as u8)
@@ -213,6 +216,7 @@ impl Control {
             7 => Self::Handover { record: read_record(reader)? },
             8 => Self::Ping,
             9 => Self::Pong,
+            16 => Self::Serving,
             10 => Self::Bye {
                 reason: match reader.u8()? {
                     1 => ByeReason::Stopping,
@@ -331,6 +335,7 @@ mod tests {
             Control::Handover { record },
             Control::Ping,
             Control::Pong,
+            Control::Serving,
             Control::Bye { reason: ByeReason::DiskFailed },
             Control::Notice(Notice::Config { hash: [7; 32] }),
             Control::Notice(Notice::Resync { total: 1 << 40, left: 3 }),
@@ -358,7 +363,8 @@ mod tests {
         for message in [Control::Commit { record, idle: false }, Control::Handover { record }] {
             assert_eq!(Control::decode(&message.encode()), Err(ControlError::BadField("record")));
         }
-        let lead = Control::Lead { epoch: record.epoch, record: Record::default(), copy: Copy::Nothing };
+        let (epoch, copy) = (record.epoch, Copy::Nothing);
+        let lead = Control::Lead { epoch, record: Record::default(), copy };
         assert_eq!(Control::decode(&lead.encode()), Err(ControlError::BadField("epoch")));
         let done = Control::SyncDone { generations: Generations::default() };
         assert_eq!(Control::decode(&done.encode()), Err(ControlError::BadField("generation")));

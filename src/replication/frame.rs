@@ -42,6 +42,17 @@ pub enum FrameKind {
     /// Data link, primary → secondary: make `blocks` at `lba` read as zeroes; flags [`FLAG_FUA`], [`FLAG_UNMAP`]. Answered
     /// with WriteAck. `value` is the request's number at the sender, for those who follow it in a capture.
     Zero = 10,
+    /// Secondary → primary: an initiator at the secondary writes `blocks` at `lba`. `sequence` names the request in the
+    /// answer; flags [`FLAG_FUA`], [`FLAG_LOCKED`].
+    ForwardWrite = 11,
+    /// Secondary → primary: an initiator reads; `value` is the length of the answer in bytes. [`FLAG_LOCKED`].
+    ForwardRead = 12,
+    /// Secondary → primary: a request without data; the high byte of the flags says which (`volume::forward`).
+    ForwardOrder = 13,
+    /// Primary → secondary: how a forwarded request ended. [`FrameStatus::Refused`]: it was not carried out.
+    ForwardAck = 14,
+    /// Primary → secondary: what a forwarded read brought.
+    ForwardData = 15,
     /// Control link: one encoded [`Control`](super::control::Control) message as payload.
     Control = 16,
     /// Link establishment, before anything else (see [`handshake`](super::handshake)).
@@ -55,6 +66,8 @@ pub const FLAG_LAST: u16 = 2;
 
 /// The space need not be kept.
 pub const FLAG_UNMAP: u16 = 4;
+/// The sender holds the lock of a range that covers this one.
+pub const FLAG_LOCKED: u16 = 8;
 
 /// Result field of an acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +107,8 @@ pub enum FrameError {
     UnknownKind(u8),
     UnknownStatus(u16),
     PayloadTooLong(u32),
+    /// An answer of no bytes, or of more than a buffer holds, is asked for.
+    AnswerTooLong(u64),
     /// A kind that carries no payload announces some.
     UnexpectedPayload {
         kind: FrameKind,
@@ -122,6 +137,9 @@ impl core::fmt::Display for FrameError {
             Self::UnknownKind(kind) => write!(f, "frame kind {kind} is not known to this release"),
             Self::UnknownStatus(status) => write!(f, "frame status {status} is not known to this release"),
             Self::PayloadTooLong(len) => write!(f, "frame payload of {len} bytes exceeds {CHUNK_BYTES}"),
+            Self::AnswerTooLong(len) => {
+                write!(f, "an answer of {len} bytes is asked for; 1 to {CHUNK_BYTES} may be")
+            }
             Self::UnexpectedPayload { kind, len } => {
                 write!(f, "{kind:?} frame with a payload of {len} bytes; it carries none")
             }
@@ -249,6 +267,11 @@ impl FrameKind {
             8 => Self::ResyncAck,
             9 => Self::Bitmap,
             10 => Self::Zero,
+            11 => Self::ForwardWrite,
+            12 => Self::ForwardRead,
+            13 => Self::ForwardOrder,
+            14 => Self::ForwardAck,
+            15 => Self::ForwardData,
             16 => Self::Control,
             17 => Self::Handshake,
             other => return Err(FrameError::UnknownKind(other)),

@@ -1,7 +1,7 @@
 //! Cuts the byte stream of a link into checked frames, by the [`Demand`] contract.
 //!
-//! Data of [`Write`](FrameKind::Write) and [`ResyncData`](FrameKind::ResyncData) goes to a pool buffer; the short
-//! payloads of Bitmap, Control and Handshake frames come as bytes. A frame is handed out only when its header and its
+//! Data of [`Write`](FrameKind::Write) and its like goes to a pool buffer; a [`ForwardRead`](FrameKind::ForwardRead)
+//! brings none, but gets a buffer for its answer; the short payloads of Bitmap, Control and Handshake frames come as bytes. A frame is handed out only when its header and its
 //! payload passed their CRCs. The first error ends the stream: a receiver that lost its place never finds it again.
 //!
 //! Until [`admit`](FrameReceiver::admit) only short Handshake frames are accepted, so that a stranger can neither
@@ -17,7 +17,8 @@ use super::handshake::MESSAGE_BYTES_MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Payload<'a> {
     None,
-    /// Write and ResyncData: `payload_len` bytes from offset 0 of this buffer, which is now the caller's to free.
+    /// A buffer that is now the caller's to free: `payload_len` bytes from offset 0, or room for the answer to a
+    /// ForwardRead.
     Buf(BufId),
     /// Bitmap, Control and Handshake.
     Bytes(&'a [u8]),
@@ -43,6 +44,9 @@ enum State {
     /// A header whose payload wants a buffer that the pool has not given yet.
     Wanting(FrameHeader, u32),
     Data(FrameHeader, u32, BufId),
+    /// A header that wants a buffer for its answer, and then with it.
+    WantingRoom(FrameHeader),
+    Room(FrameHeader, BufId),
     Bytes(FrameHeader, u32),
     /// An error was found. A buffer may be left to take back.
     Failed(Option<BufId>),
@@ -52,7 +56,11 @@ enum State {
 enum Carries {
     Nothing,
     Data,
-    Text { may_be_empty: bool },
+    /// Nothing, but its answer needs a buffer of `value` bytes.
+    Room,
+    Text {
+        may_be_empty: bool,
+    },
 }
 
 impl Default for FrameReceiver {
@@ -79,9 +87,14 @@ impl FrameReceiver {
             let Some(buf) = pool.take(header.payload_len as usize) else { return Demand::Stalled };
             self.state = State::Data(header, crc, buf);
         }
+        if let State::WantingRoom(header) = self.state {
+            let Some(buf) = pool.take(header.value as usize) else { return Demand::Stalled };
+            self.state = State::Room(header, buf);
+        }
         match self.state {
             State::Header => Demand::Bytes { len: HEADER_BYTES },
-            State::Wanting(..) => Demand::Stalled,
+            State::Wanting(..) | State::WantingRoom(_) => Demand::Stalled,
+            State::Room(..) => Demand::Skip { len: 0 },
             State::Data(header, _, buf) => Demand::Data { buf, offset: 0, len: header.payload_len as usize },
             State::Bytes(header, _) => Demand::Bytes { len: header.payload_len as usize },
             State::Failed(_) => Demand::Closed,
@@ -97,7 +110,11 @@ impl FrameReceiver {
                 self.state = State::Header;
                 check_payload(bytes, crc).map(|()| Some(Frame { header, payload: Payload::Bytes(bytes) }))
             }
-            State::Wanting(..) | State::Data(..) | State::Failed(_) => {
+            State::Wanting(..)
+            | State::Data(..)
+            | State::WantingRoom(_)
+            | State::Room(..)
+            | State::Failed(_) => {
                 unreachable!("bytes were not asked for")
             }
         };
@@ -123,12 +140,19 @@ impl FrameReceiver {
         }
     }
 
+    /// The nothing that [`Demand::Skip`] asked for: the frame has the buffer for its answer.
+    pub fn on_skipped(&mut self) -> Frame<'static> {
+        let State::Room(header, buf) = self.state else { unreachable!("a skip was not asked for") };
+        self.state = State::Header;
+        Frame { header, payload: Payload::Buf(buf) }
+    }
+
     /// The stream is over, by an error or because it was closed: hands back a buffer that was being filled.
     pub fn take_buffer(&mut self) -> Option<BufId> {
         match core::mem::replace(&mut self.state, State::Failed(None)) {
-            State::Data(_, _, buf) => Some(buf),
+            State::Data(_, _, buf) | State::Room(_, buf) => Some(buf),
             State::Failed(buf) => buf,
-            State::Header | State::Wanting(..) | State::Bytes(..) => None,
+            State::Header | State::Wanting(..) | State::WantingRoom(_) | State::Bytes(..) => None,
         }
     }
 
@@ -138,8 +162,15 @@ impl FrameReceiver {
         self.check_place(&header)?;
         let FrameHeader { kind, payload_len: len, .. } = header;
         match carries(kind) {
-            Carries::Nothing if len > 0 => Err(FrameError::UnexpectedPayload { kind, len }),
+            Carries::Nothing | Carries::Room if len > 0 => Err(FrameError::UnexpectedPayload { kind, len }),
             Carries::Nothing => Ok(Some(Frame { header, payload: Payload::None })),
+            Carries::Room if !(1..=CHUNK_BYTES as u64).contains(&header.value) => {
+                Err(FrameError::AnswerTooLong(header.value))
+            }
+            Carries::Room => {
+                self.state = State::WantingRoom(header);
+                Ok(None)
+            }
             Carries::Text { may_be_empty: true } if len == 0 => {
                 Ok(Some(Frame { header, payload: Payload::Bytes(&[]) }))
             }
@@ -169,7 +200,10 @@ impl FrameReceiver {
 
 fn carries(kind: FrameKind) -> Carries {
     match kind {
-        FrameKind::Write | FrameKind::ResyncData => Carries::Data,
+        FrameKind::Write | FrameKind::ResyncData | FrameKind::ForwardWrite | FrameKind::ForwardData => {
+            Carries::Data
+        }
+        FrameKind::ForwardRead => Carries::Room,
         FrameKind::Bitmap => Carries::Text { may_be_empty: true },
         FrameKind::Control | FrameKind::Handshake => Carries::Text { may_be_empty: false },
         FrameKind::WriteAck
@@ -178,6 +212,8 @@ fn carries(kind: FrameKind) -> Carries {
         | FrameKind::FlushAck
         | FrameKind::Confirm
         | FrameKind::ConfirmAck
+        | FrameKind::ForwardOrder
+        | FrameKind::ForwardAck
         | FrameKind::ResyncAck => Carries::Nothing,
     }
 }
@@ -234,7 +270,11 @@ mod tests {
             let demand = receiver.demand(pool);
             let len = match demand {
                 Demand::Bytes { len } | Demand::Data { len, .. } => len,
-                Demand::Skip { .. } => unreachable!("the receiver skips nothing"),
+                Demand::Skip { .. } => {
+                    assert_eq!(receiver.demand(pool), demand, "asking twice changes nothing");
+                    frames.push((receiver.on_skipped().header.kind, Vec::new()));
+                    continue;
+                }
                 Demand::Stalled | Demand::Closed => return (frames, None),
             };
             assert_eq!(receiver.demand(pool), demand, "asking twice changes nothing");
@@ -299,6 +339,28 @@ mod tests {
         let done = receiver.on_data(&stream[HEADER_BYTES..]).expect("the frame is good");
         assert_eq!(done.payload, Payload::Buf(BufId(1)));
         assert_eq!(receiver.take_buffer(), None, "the buffer went with the frame");
+    }
+
+    #[test]
+    fn a_read_that_is_forwarded_comes_with_room_for_its_answer() {
+        let header = |value| {
+            let mut header = FrameHeader::new(FrameKind::ForwardRead, LaneId(1), Epoch(2));
+            header.value = value;
+            header.encode(0)
+        };
+        let mut receiver = admitted();
+        let mut pool = Buffers { left: 0, taken: 0 };
+        assert_eq!(receiver.on_bytes(&header(4096)), Ok(None));
+        assert_eq!(receiver.demand(&mut pool), Demand::Stalled);
+        pool.left = 2;
+        assert_eq!(receiver.demand(&mut pool), Demand::Skip { len: 0 });
+        assert_eq!(receiver.on_skipped().payload, Payload::Buf(BufId(1)));
+        assert_eq!(receiver.on_bytes(&header(512)), Ok(None));
+        assert_eq!(receiver.demand(&mut pool), Demand::Skip { len: 0 });
+        assert_eq!(receiver.take_buffer(), Some(BufId(2)), "the stream ends before the frame is taken");
+        for wrong in [0, CHUNK_BYTES as u64 + 1, u64::MAX] {
+            assert_eq!(admitted().on_bytes(&header(wrong)), Err(FrameError::AnswerTooLong(wrong)));
+        }
     }
 
     #[test]

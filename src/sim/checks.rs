@@ -3,19 +3,41 @@
 
 use crate::arbitration::{NodeSet, Record};
 use crate::block::{BlockCompletion, BlockOp, BlockRequest, BlockStatus};
-use crate::units::BlockRange;
+use crate::replication::frame::{FrameHeader, FrameKind, FrameStatus};
+use crate::units::{BlockRange, RequestId, ShardId};
 use crate::volume::messages::{LinkRole, Posture, Service};
 use crate::volume::operator::{Connection, Event as NodeEvent};
 
 use super::client::{attempt_of, linearizability, sectors_of, value_of};
 use super::faults::Fault;
 use super::history::Age;
+use super::node::Node;
 use super::world::{Event, Verdict, World, ensure};
 
 impl World {
     // ---- beside every answer ----
 
+    /// The leader answers a request that the other node forwarded: all that holds for an answer holds here.
+    pub(super) fn check_forward_answer(&mut self, node: usize, shard: u8, header: &FrameHeader) -> Verdict {
+        let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
+        let posture = *machine.parts[usize::from(shard)].posture();
+        match header.kind {
+            FrameKind::ForwardData if !self.lied => self.check_right_to_answer(node, &posture),
+            FrameKind::ForwardAck if header.status == FrameStatus::Good => {
+                let (id, origin) = (RequestId(header.value), ShardId(shard));
+                self.check_answer(node, shard, &BlockCompletion { id, origin, status: BlockStatus::Good })
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn check_answer(&mut self, node: usize, shard: u8, completion: &BlockCompletion) -> Verdict {
+        let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
+        let posture = *machine.parts[usize::from(shard)].posture();
+        if posture.forward {
+            // The leader was asked the same when it answered.
+            return Ok(());
+        }
         let (command, attempt) = self.command_of(completion.id)?;
         let op = command.op();
         if completion.status != BlockStatus::Good || op == BlockOp::Unlock {
@@ -31,8 +53,6 @@ impl World {
         if self.lied {
             return Ok(());
         }
-        let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
-        let posture = *machine.parts[usize::from(shard)].posture();
         self.check_right_to_answer(node, &posture)?;
         match posture.service {
             Service::Alone => self.check_solo_answer(node, &posture, attempt, op)?,
@@ -48,7 +68,9 @@ impl World {
 
     /// S1, S2: one node for each epoch, and only the one that the record of that epoch names.
     fn check_right_to_answer(&mut self, node: usize, posture: &Posture) -> Verdict {
-        ensure(matches!(posture.service, Service::Alone | Service::Both), "S1", || {
+        // Winding down for a hand-over, with the peer still acknowledging.
+        let hands_over = posture.hold && posture.link == LinkRole::Lead;
+        ensure(matches!(posture.service, Service::Alone | Service::Both) || hands_over, "S1", || {
             format!("node {node} answers while it is {:?}", posture.service)
         })?;
         let id = self.nodes[node].id;
@@ -134,11 +156,20 @@ impl World {
     pub(super) fn on_unlock_begun(&mut self, node: usize, request: &BlockRequest) {
         if request.op == BlockOp::Unlock {
             let attempt = request.id.0 >> 8;
+            // A forwarded one is held at the leader.
+            let there = |at: usize| at == node || self.commands.get(&attempt).is_some_and(|c| c.node == node);
             let mine = |lock: &(usize, u32, u64, BlockRange)| {
-                (lock.0, lock.2, lock.3) == (node, attempt, request.range)
+                (lock.2, lock.3) == (attempt, request.range) && there(lock.0)
             };
             self.locks.retain(|lock| !mine(lock));
         }
+    }
+
+    /// The node's links change: locks that it granted to the other's initiators may be void.
+    pub(super) fn forget_remote_locks(&mut self, node: usize) {
+        let commands = &self.commands;
+        let own = |attempt: &u64| commands.get(attempt).is_some_and(|command| command.node == node);
+        self.locks.retain(|(at, _, attempt, _)| *at != node || own(attempt));
     }
 
     /// Data is on its way to a node's disk: nobody but the holder of a lock may change its range.
@@ -269,7 +300,12 @@ impl World {
             }
             serving += usize::from(machine.serving);
         }
-        (serving != 1).then_some("not one node serves")
+        let leads = |node: &Node| node.machine.as_ref().is_some_and(|machine| machine.leads);
+        if self.nodes.iter().filter(|node| leads(node)).count() != 1 {
+            return Some("not one node leads");
+        }
+        let paths = if self.setup.standby_serves { 2 } else { 1 };
+        (serving != paths).then_some("initiators cannot log in where they should")
     }
 
     /// Nothing is left to do: both disks are equal, hold what the initiators may expect, and every buffer is home.

@@ -460,12 +460,8 @@ impl World {
         }
     }
 
-    /// A node begins or ends serving. When one begins, everything that was in doubt elsewhere is over.
-    pub(super) fn on_serve(&mut self, node: usize, serving: bool) -> Verdict {
-        if !serving {
-            self.drop_connections(node);
-            return Ok(());
-        }
+    /// A node begins to lead: everything that was in doubt elsewhere is over.
+    pub(super) fn on_lead(&mut self, node: usize) -> Verdict {
         // The service address moves: some initiators come over at once, others go on where they are.
         for client in 0..self.clients.len() {
             let elsewhere = self.clients[client].connection.is_some_and(|(at, _, _)| at != node);

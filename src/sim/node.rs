@@ -1,9 +1,9 @@
 //! A node: its disk, and while the process runs its parts, its coordinator and its buffers. Does what a driver does:
 //! brings inputs to the cores, and carries out what they ask.
 
-use crate::block::{BlockCompletion, BlockRequest};
+use crate::block::{BlockCompletion, BlockRequest, BufSlice};
 use crate::replication::control::Control;
-use crate::replication::frame::FrameHeader;
+use crate::replication::frame::{FrameHeader, FrameKind};
 use crate::replication::receiver::Payload;
 use crate::storage::{
     ActivityLog, Bitmap, DiskFlags, Generations, LaneLoader, LaneState, Layout, PAGE_BYTES, Page,
@@ -12,7 +12,7 @@ use crate::storage::{
 use crate::units::{BufId, LaneId, NodeId, SessionId, ShardId};
 use crate::volume::coordinator::{CasOutcome, ControlEffect, Coordinator, CoordinatorConfig, RecordOutcome};
 use crate::volume::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId};
-use crate::volume::messages::{PartReport, Posture};
+use crate::volume::messages::{Access, PartReport, Posture, Service};
 use crate::volume::operator::{OperatorCommand, Ticket};
 use crate::volume::part::{Part, PartConfig};
 
@@ -49,7 +49,10 @@ pub struct Machine {
     pub parts: Vec<Part>,
     pub coordinator: Coordinator,
     pub buffers: Buffers,
+    /// Initiators may log in.
     pub serving: bool,
+    /// Its coordinator has it answer (or hold) requests.
+    pub leads: bool,
     pub connect_allowed: bool,
     pub stopped: bool,
     /// The session that the driver holds.
@@ -278,6 +281,7 @@ impl World {
             volatile_cache: self.setup.volatile[node],
             boot_id: boot_id(this.id, this.boots),
             peer_timeout: self.setup.peer_timeout,
+            standby_serves: self.setup.standby_serves,
             entropy,
             mutants: self.setup.mutants,
         };
@@ -285,6 +289,7 @@ impl World {
             coordinator: Coordinator::new(config, superblock),
             buffers,
             serving: false,
+            leads: false,
             connect_allowed: false,
             stopped: false,
             session: None,
@@ -337,6 +342,9 @@ impl World {
             PartInput::Timer => part.on_timer(now, &mut out),
             PartInput::Frame { session, link, header, payload } => {
                 let payload = match &payload {
+                    FramePayload::None if header.kind == FrameKind::ForwardRead => {
+                        Payload::Buf(machine.buffers.take(vec![u64::MAX; header.value as usize / 512]))
+                    }
                     FramePayload::None => Payload::None,
                     FramePayload::Bytes(bytes) => Payload::Bytes(bytes),
                     FramePayload::Sectors(data) => Payload::Buf(machine.buffers.take(data.clone())),
@@ -470,18 +478,13 @@ impl World {
             }
             Effect::DiskWrite { op, offset, from, len, fua } => {
                 let data = machine.buffers.slice(from, len)?;
-                let (start, count) = (offset / 512, u64::from(len) / 512);
-                self.check_locks(node, start, &data)?;
-                self.begin_disk(node, Owner::Part(shard, op), SimDisk::write(offset, data, fua));
-                return self.check_covered(node, start, count);
+                return self.begin_write(node, Owner::Part(shard, op), offset, data, fua);
             }
             Effect::DiskZero { op, offset, len, fua, tag, .. } => {
                 // Every zero has a value of its own, so that it can be told from the others.
                 let (start, count) = (offset / 512, u64::from(len) / 512);
                 let data: Vec<u64> = (start..start + count).map(|at| zero_of(tag, at)).collect();
-                self.check_locks(node, start, &data)?;
-                self.begin_disk(node, Owner::Part(shard, op), SimDisk::write(offset, data, fua));
-                return self.check_covered(node, start, count);
+                return self.begin_write(node, Owner::Part(shard, op), offset, data, fua);
             }
             Effect::DiskFlush { op } => {
                 let job = self.nodes[node].disk.flush();
@@ -501,6 +504,8 @@ impl World {
                 return self.check_page_begun(node, page);
             }
             Effect::LinkSend { link, header, payload } => {
+                self.check_forward_answer(node, shard, &header)?;
+                let machine = self.nodes[node].machine.as_mut().expect("a running node");
                 let payload = match payload {
                     None => FramePayload::None,
                     Some((from, len)) => FramePayload::Sectors(machine.buffers.slice(from, len)?),
@@ -511,6 +516,20 @@ impl World {
                 let payload =
                     if payload.is_empty() { FramePayload::None } else { FramePayload::Bytes(payload) };
                 self.send_data(node, shard, link, header, payload);
+            }
+            Effect::LinkGive { link, header, payload, len } => {
+                self.check_forward_answer(node, shard, &header)?;
+                let machine = self.nodes[node].machine.as_mut().expect("a running node");
+                let sectors = machine.buffers.slice(payload, len)?;
+                machine.buffers.free(payload.buf)?;
+                self.send_data(node, shard, link, header, FramePayload::Sectors(sectors));
+            }
+            Effect::Deliver { from, to, len, completion } => {
+                let data = machine.buffers.slice(BufSlice { buf: from, offset: 0 }, len)?;
+                machine.buffers.free(from)?;
+                let start = to.offset as usize / 512;
+                machine.buffers.get(to.buf)?[start..start + data.len()].copy_from_slice(&data);
+                self.mesh(node, shard, completion.origin.0, Mesh::Done(completion));
             }
             Effect::Complete(completion) => {
                 self.check_answer(node, shard, &completion)?;
@@ -526,6 +545,13 @@ impl World {
         let machine = self.nodes[node].machine.as_mut().expect("a running node");
         match effect {
             ControlEffect::Posture(posture) => {
+                let begins = posture.answers() && !machine.leads;
+                machine.leads = posture.answers() || machine.leads && posture.service == Service::Held;
+                if begins {
+                    self.on_lead(node)?;
+                }
+                self.forget_remote_locks(node);
+                let machine = self.nodes[node].machine.as_mut().expect("a running node");
                 for shard in 0..machine.parts.len() as u8 {
                     self.mesh(node, 0, shard, Mesh::Posture(posture));
                 }
@@ -555,10 +581,12 @@ impl World {
                 let job = self.nodes[node].disk.flush();
                 self.begin_disk(node, Owner::Coordinator(op), job);
             }
-            ControlEffect::Serve(serving) => {
-                machine.serving = serving;
-                self.log(|| format!("node {node}: serve {serving}"));
-                return self.on_serve(node, serving);
+            ControlEffect::Serve(access) => {
+                machine.serving = access == Access::All;
+                self.log(|| format!("node {node}: access {access:?}"));
+                if access == Access::None {
+                    self.drop_connections(node);
+                }
             }
             ControlEffect::Reply { ticket, result } => {
                 self.log(|| format!("node {node}: {ticket:?} {result:?}"));
@@ -569,6 +597,13 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn begin_write(&mut self, node: usize, owner: Owner, offset: u64, data: Vec<u64>, fua: bool) -> Verdict {
+        let (start, count) = (offset / 512, data.len() as u64);
+        self.check_locks(node, start, &data)?;
+        self.begin_disk(node, owner, SimDisk::write(offset, data, fua));
+        self.check_covered(node, start, count)
     }
 
     fn begin_disk(&mut self, node: usize, owner: Owner, job: Job) {

@@ -54,6 +54,8 @@ pub struct Setup {
     pub hot_extents_per_lane: usize,
     pub resync_buffers: usize,
     pub peer_timeout: Duration,
+    /// Initiators are at both nodes (ALUA), and the one that does not lead forwards.
+    pub standby_serves: bool,
     pub disk_latency: (u64, u64),
     pub link_latency: (u64, u64),
     pub mesh_latency: (u64, u64),
@@ -106,6 +108,7 @@ impl Setup {
             hot_extents_per_lane: rng.range(1, 3) as usize,
             resync_buffers: rng.range(1, 4) as usize,
             peer_timeout: Duration::from_millis(*rng.pick(&[80, 200, 500])),
+            standby_serves: rng.per_mille(400),
             disk_latency: if rng.per_mille(150) { slow } else { fast },
             link_latency: *rng.pick(&[
                 (5_000, 20_000),

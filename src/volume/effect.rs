@@ -50,6 +50,10 @@ pub enum Effect {
     LinkSend { link: LinkNo, header: FrameHeader, payload: Option<(BufSlice, u32)> },
     /// Send a frame whose payload the core wrote itself (bitmap runs). Rare.
     LinkSendBytes { link: LinkNo, header: FrameHeader, payload: Vec<u8> },
+    /// Send a frame with its payload, which is then no longer needed by the core.
+    LinkGive { link: LinkNo, header: FrameHeader, payload: BufSlice, len: u32 },
+    /// Copy what came with a frame into a request's buffer, free the one and answer the other.
+    Deliver { from: BufId, to: BufSlice, len: u32, completion: BlockCompletion },
     /// Answer a request; its buffer is the origin's again once no operation of the ring uses it.
     Complete(BlockCompletion),
     /// A buffer that came with a frame is no longer needed by the core.

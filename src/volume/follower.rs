@@ -32,6 +32,10 @@ impl Part {
             return Err(LinkFault::Refused);
         }
         match (header.kind, payload) {
+            (FrameKind::ForwardAck, Payload::None) => self.on_forward_answer(link, header, None, out),
+            (FrameKind::ForwardData, Payload::Buf(buf)) => {
+                self.on_forward_answer(link, header, Some(buf), out)
+            }
             (FrameKind::Write, Payload::Buf(buf)) => self.on_peer_write(
                 Kind::PeerWrite { fua: header.has(FLAG_FUA) },
                 link,

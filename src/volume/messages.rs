@@ -11,7 +11,7 @@ use crate::units::ShardId;
 /// How initiators' requests are treated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Service {
-    /// Not serving: requests are answered `NotServing`.
+    /// Not serving: requests are answered `NotServing`, unless [`Posture::forward`] or [`Posture::hold`] says otherwise.
     Closed,
     /// A volume without a peer: plain disk, no replication state is kept.
     Standalone,
@@ -21,6 +21,17 @@ pub enum Service {
     Alone,
     /// Primary with an in-sync peer: an answer needs both copies (D1), a read the peer's confirmation (S1).
     Both,
+}
+
+/// What initiators may do at this node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    /// No sessions: those there are are dropped.
+    None,
+    /// Sessions go on, new ones are not taken.
+    Existing,
+    /// Log in and go on.
+    All,
 }
 
 /// What the data links of the session are for.
@@ -60,11 +71,26 @@ pub struct Posture {
     /// Writes are durable here before they are answered, although both copies have them: until this node has recorded
     /// that it is not the only one in sync, a power cut must not cost it anything.
     pub write_through: bool,
+    /// With [`Service::Closed`]: requests are carried to the leader that this node follows, and its answers back.
+    pub forward: bool,
+    /// With [`Service::Closed`]: requests that can be neither finished nor carried to a leader wait for the next posture
+    /// instead of being refused. For a hand-over, which initiators need not notice.
+    pub hold: bool,
     /// With [`Service::Closed`]: also make everything stable on both copies and empty the activity log.
     pub wind_down: bool,
 }
 
 impl Posture {
+    /// Does the node answer initiators' requests by itself?
+    pub fn answers(&self) -> bool {
+        matches!(self.service, Service::Standalone | Service::Alone | Service::Both)
+    }
+
+    /// Closed: are requests kept (parked or forwarded) rather than refused?
+    pub fn keeps_requests(&self) -> bool {
+        self.forward || self.hold
+    }
+
     /// Before the coordinator has said anything: closed, no link.
     pub const START: Self = Self {
         serial: 0,
@@ -75,6 +101,8 @@ impl Posture {
         link: LinkRole::Off,
         sync: SyncRole::None,
         write_through: false,
+        forward: false,
+        hold: false,
         wind_down: false,
     };
 }

@@ -3,6 +3,7 @@
 pub mod coordinator;
 pub mod effect;
 mod follower;
+mod forward;
 pub mod lane;
 pub mod messages;
 pub mod mutant;

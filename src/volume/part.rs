@@ -4,6 +4,7 @@
 //! have set free ([`Part::settle`]). The ways of the work are in
 //! - [`primary`](super::primary): initiators' requests on the serving node (hops 4 to 8 of the [crate]),
 //! - [`follower`](super::follower): the peer's writes on the other node,
+//! - [`forward`](super::forward): requests of initiators at the node that does not lead,
 //! - [`resync`](super::resync): copying out-of-sync blocks while writes go on,
 //! - [`posture`](super::posture): taking up what the coordinator says.
 
@@ -19,11 +20,12 @@ use crate::time::{Duration, Instant, earliest};
 use crate::units::{BufId, Geometry, LaneId, ShardId};
 
 use super::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId, Outbox};
+use super::forward::Forwarding;
 use super::lane::Lane;
 use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
 use super::mutant::{Mutant, Mutants};
 use super::patience::{Open, Patience, Takes};
-use super::work::{Kind, Stage, WorkSlab};
+use super::work::{Kind, Stage, Work, WorkSlab};
 
 /// How long acknowledged writes may stay unstable before they are flushed in the background. It bounds how much a
 /// lost peer has to resync, not what may be lost: nothing may.
@@ -92,6 +94,7 @@ pub struct Part {
     pub(super) lanes_need_care: bool,
     /// Some lane has acknowledged writes that are not stable on both copies.
     pub(super) has_unstable: bool,
+    pub(super) forwarding: Forwarding,
     /// Flushes done for the peer, to tell which resync data each covers.
     pub(super) target_flushes: u64,
 }
@@ -134,6 +137,7 @@ impl Part {
             patience: Patience::default(),
             lanes_need_care: true,
             has_unstable: false,
+            forwarding: Forwarding::default(),
             target_flushes: 0,
         }
     }
@@ -277,8 +281,15 @@ impl Part {
     }
 
     fn has_settled(&self) -> bool {
-        let requests_gone = || !self.works.iter().any(|(_, work)| work.kind.is_request());
-        let orphans_gone = || !self.works.iter().any(|(_, work)| work.orphan);
+        let (hold, forward) = (self.posture.hold, self.posture.forward);
+        let stays = |work: &Work| match work.stage {
+            Stage::Parked => hold || forward,
+            Stage::Forwarded => forward || work.orphan,
+            Stage::Running => work.is_granted_by_leader(),
+            _ => false,
+        };
+        let requests_gone = || !self.works.iter().any(|(_, work)| work.kind.is_request() && !stays(work));
+        let orphans_gone = || !self.works.iter().any(|(_, work)| work.orphan && !stays(work));
         // A flush that is under way may still fail, and lose what the coordinator's next flush would vouch for.
         let disk_quiet =
             || !self.flushes.is_running_here() && !self.works.iter().any(|(_, work)| work.on_disk());
@@ -431,6 +442,9 @@ impl Part {
     pub(super) fn complete(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
         let work = self.works.remove(slot);
         assert!(work.kind.is_request());
+        if work.remote {
+            return self.answer_remote(&work, status, out);
+        }
         out.push(Effect::Complete(BlockCompletion { id: work.id, origin: work.origin, status }));
     }
 

@@ -20,7 +20,15 @@ impl Part {
         self.patience.begin(now, if posture.link == LinkRole::Lead { posture.peer_shards } else { 0 });
         let link_changed = old.session != posture.session || old.link != posture.link;
         if link_changed && old.link == LinkRole::Lead {
+            self.orphan_remote_requests();
             self.lose_peer(out);
+            self.drop_orphaned_requests(out);
+        }
+        if old.forward && (link_changed || !posture.forward) {
+            self.stop_forwarding();
+        }
+        if posture.forward || posture.service != Service::Closed {
+            self.give_up_doubtful(out);
         }
         if link_changed && old.link == LinkRole::Follow {
             self.orphan_peer_works(out);
@@ -46,6 +54,12 @@ impl Part {
         }
         match posture.service {
             Service::Held => {}
+            Service::Closed if posture.keeps_requests() => {
+                self.hold_back(out);
+                if posture.forward {
+                    self.forward_parked(out);
+                }
+            }
             Service::Closed => self.close(out),
             Service::Standalone | Service::Alone | Service::Both => self.resume(out),
         }
@@ -155,6 +169,8 @@ impl Part {
                 self.complete(slot, BlockStatus::NotServing, out);
                 self.run_ready(&ready, out);
             }
+            // In doubt, until the lost leader is known to have stopped.
+            (Stage::Forwarded, _) => assert!(work.orphan),
             (Stage::Log, _) => {
                 let waited = self.lanes[lane].forget_waiter(slot);
                 assert!(waited, "a request that waits for the log is in one of the lists");

@@ -45,7 +45,19 @@ impl Part {
             ..Work::new(kind, lane, request.range, request.buf)
         };
         let slot = self.works.insert(work);
+        self.admit(slot, out);
+    }
+
+    /// A new request: where does the posture send it?
+    pub(super) fn admit(&mut self, slot: u32, out: &mut Outbox) {
+        let open = self.posture.service != Service::Closed;
+        let work = self.works.get(slot);
+        if open && work.locked && !self.has_its_lock(slot) {
+            // It was granted elsewhere, or is of a session that is over.
+            return self.complete(slot, BlockStatus::NotServing, out);
+        }
         match self.posture.service {
+            Service::Closed if self.posture.keeps_requests() => self.put_back(slot, out),
             Service::Closed => self.complete(slot, BlockStatus::NotServing, out),
             Service::Held => self.park(slot, Stage::Parked),
             Service::Standalone | Service::Alone | Service::Both => self.start(slot, out),
@@ -57,9 +69,12 @@ impl Part {
         let lane = self.lane_of(request.range.start);
         let held = self.works.iter().find(|(_, work)| {
             let place = (work.kind, work.stage, work.lane) == (Kind::Lock, Stage::Running, lane);
-            place && (work.range, work.origin) == (request.range, request.origin)
+            place && !work.remote && (work.range, work.origin) == (request.range, request.origin)
         });
-        let (slot, _) = held.expect("a lock is given back once, by the one that took it");
+        let (slot, lock) = held.expect("a lock is given back once, by the one that took it");
+        if lock.is_granted_by_leader() {
+            return self.unlock_at_leader(slot, request, out);
+        }
         self.release_range(slot, out);
         self.works.remove(slot);
         let (id, origin) = (request.id, request.origin);
@@ -100,7 +115,7 @@ impl Part {
     pub(super) fn begin(&mut self, slot: u32, out: &mut Outbox) {
         match self.posture.service {
             Service::Held => return self.park(slot, Stage::Ready),
-            Service::Closed => return self.refuse_holder(slot, BlockStatus::NotServing, out),
+            Service::Closed => return self.turn_back(slot, out),
             Service::Standalone | Service::Alone | Service::Both => {}
         }
         match self.works.get(slot).kind {
@@ -111,9 +126,13 @@ impl Part {
     }
 
     /// The range is the sender's. The slot stays until it is unlocked.
-    fn grant_lock(&mut self, slot: u32, out: &mut Outbox) {
+    pub(super) fn grant_lock(&mut self, slot: u32, out: &mut Outbox) {
         let work = self.works.get_mut(slot);
         work.stage = Stage::Running;
+        let work = *work;
+        if work.remote {
+            return self.answer_remote(&work, BlockStatus::Good, out);
+        }
         let (id, origin) = (work.id, work.origin);
         out.push(Effect::Complete(BlockCompletion { id, origin, status: BlockStatus::Good }));
     }
@@ -187,7 +206,7 @@ impl Part {
     pub(super) fn issue_write(&mut self, slot: u32, out: &mut Outbox) {
         match self.posture.service {
             Service::Held => return self.park(slot, Stage::Ready),
-            Service::Closed => return self.refuse_holder(slot, BlockStatus::NotServing, out),
+            Service::Closed => return self.turn_back(slot, out),
             Service::Standalone | Service::Alone | Service::Both => {}
         }
         let op = self.works.name(slot);
@@ -253,6 +272,7 @@ impl Part {
         let status = match self.posture.service {
             Service::Held => return,
             Service::Closed if self.posture.wind_down && work.peer == Half::Pending => return,
+            Service::Closed if self.posture.keeps_requests() => return self.finish_held(slot, out),
             Service::Closed => BlockStatus::NotServing,
             // The only copy failed.
             Service::Standalone | Service::Alone if work.local == Half::Failed => BlockStatus::MediumError,
@@ -289,7 +309,14 @@ impl Part {
         }
     }
 
-    fn finish(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
+    pub(super) fn finish(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
+        self.end_write(slot);
+        self.release_range(slot, out);
+        self.complete(slot, status, out);
+    }
+
+    /// A write that was at the disks no longer keeps its extent hot by running, only by being unstable.
+    pub(super) fn end_write(&mut self, slot: u32) {
         let work = *self.works.get(slot);
         if work.kind.is_write() && work.number == 1 {
             let stable = work.kind.fua() || work.peer != Half::Done;
@@ -297,8 +324,6 @@ impl Part {
             self.has_unstable |= !stable;
             self.lanes[usize::from(work.lane)].write_ends(work.range, group);
         }
-        self.release_range(slot, out);
-        self.complete(slot, status, out);
     }
 
     /// The only copy cannot keep its activity log: the writes that wait for it fail.
@@ -314,6 +339,15 @@ impl Part {
             self.lanes[lane].forget_waiter(slot);
             self.refuse_holder(slot, BlockStatus::MediumError, out);
         }
+    }
+
+    /// The node does not serve any more: a request that holds its range was not issued and will not be, here.
+    fn turn_back(&mut self, slot: u32, out: &mut Outbox) {
+        if !self.posture.keeps_requests() {
+            return self.refuse_holder(slot, BlockStatus::NotServing, out);
+        }
+        self.works.get_mut(slot).stage = Stage::Ready;
+        self.give_back(slot, out);
     }
 
     /// A request that holds its range but was not issued and will not be.
@@ -350,6 +384,9 @@ impl Part {
             (FrameKind::ConfirmAck, Payload::None) => self.on_confirmed(header, out),
             (FrameKind::ResyncAck, Payload::None) => self.on_resync_ack(header, out),
             (FrameKind::Bitmap, Payload::Bytes(runs)) => self.on_peer_bitmap(link, header, runs, out),
+            (FrameKind::ForwardRead | FrameKind::ForwardWrite | FrameKind::ForwardOrder, payload) => {
+                self.on_remote_frame(link, header, payload, out)
+            }
             (_, Payload::Buf(buf)) => {
                 out.push(Effect::Free(buf));
                 Err(LinkFault::Protocol)

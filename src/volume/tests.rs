@@ -2,6 +2,7 @@
 //! shows it. The simulator draws its stories at random; these are the ones to read.
 
 mod decisions;
+mod forward;
 mod hostile;
 mod pair;
 

@@ -90,6 +90,8 @@ pub enum Stage {
     Ready,
     /// Given to the disk (and to the peer).
     Running,
+    /// Carried to the leader; its answer is awaited.
+    Forwarded,
 }
 
 /// One copy's progress.
@@ -122,11 +124,13 @@ pub struct Work {
     pub number: u64,
     /// The range is covered by a lock of the sender's: it is neither taken nor given back.
     pub locked: bool,
-    /// Peer operations: where to acknowledge, and what.
+    /// Peer operations and remote requests: where to answer, and what.
     pub link: LinkNo,
     pub sequence: u64,
+    /// A request of an initiator at the peer, which forwarded it; the buffer is of this node.
+    pub remote: bool,
     pub epoch: Epoch,
-    /// Peer operations of a session that is gone: finish, acknowledge nothing.
+    /// Peer operations and remote requests of a session that is gone: finish, answer nothing.
     pub orphan: bool,
 }
 
@@ -146,9 +150,15 @@ impl Work {
             locked: false,
             link: LinkNo(0),
             sequence: 0,
+            remote: false,
             epoch: Epoch(0),
             orphan: false,
         }
+    }
+
+    /// A lock that this node holds at the leader it follows.
+    pub fn is_granted_by_leader(&self) -> bool {
+        self.kind == Kind::Lock && !self.remote && self.number != 0
     }
 
     /// Must the disk's answer be waited for before the slot may go?

@@ -90,6 +90,7 @@ impl Disk {
         let layout = superblock.layout;
         let lanes = (0..LANES).map(|lane| load_lane(&device, &layout, LaneId(lane))).collect();
         EnginePlan {
+            standby_serves: false,
             shards,
             cpus: Vec::new(),
             data: device.clone(),

@@ -18,6 +18,7 @@
 mod defeat;
 mod operate;
 mod procedure;
+mod service;
 mod session;
 
 use alloc::collections::VecDeque;
@@ -31,7 +32,7 @@ use crate::time::{Duration, Instant, earliest};
 use crate::units::{NodeId, ShardId};
 
 use super::effect::{DiskResult, OpId};
-use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
+use super::messages::{Access, LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
 use super::mutant::Mutants;
 use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Role, Status, Ticket};
 
@@ -47,6 +48,8 @@ pub struct CoordinatorConfig {
     pub replicated: bool,
     /// Does the device lose completed writes with the power?
     pub volatile_cache: bool,
+    /// Do initiators log in at this node also while the other leads (ALUA)? Otherwise they are at the service address.
+    pub standby_serves: bool,
     /// The running kernel's boot identifier.
     pub boot_id: [u8; 16],
     /// Silence after which the peer counts as gone.
@@ -120,7 +123,7 @@ pub enum ControlEffect {
         op: OpId,
     },
     /// Accept initiators, or drop them all without an answer.
-    Serve(bool),
+    Serve(Access),
     Reply {
         ticket: Ticket,
         result: Result<(), Refusal>,
@@ -140,7 +143,9 @@ pub struct Coordinator {
     config: CoordinatorConfig,
     superblock: Superblock,
     role: Role,
-    serving: bool,
+    access: Access,
+    /// Until when requests are kept for a leader that is not there ([`Posture::hold`]).
+    hold_until: Option<Instant>,
     posture: Posture,
     /// Shards that have not settled in the current posture, as bits.
     unsettled: u64,
@@ -178,7 +183,8 @@ impl Coordinator {
         let suspect = lost_cache(&config, &superblock);
         Self {
             role: Role::Secondary,
-            serving: false,
+            access: Access::None,
+            hold_until: None,
             posture: Posture::START,
             unsettled: 0,
             dirty: alloc::vec![0; usize::from(config.shards)],
@@ -332,7 +338,8 @@ impl Coordinator {
     pub fn deadline(&self) -> Option<Instant> {
         let session = self.session.as_ref().filter(|session| !session.dropping);
         let peer = session.map(|session| session.next_check(self.config.peer_timeout));
-        earliest(earliest(peer, self.discord_until), self.handing_over.map(|(_, until)| until))
+        let patience = earliest(self.discord_until, self.hold_until);
+        earliest(earliest(peer, patience), self.handing_over.map(|(_, until)| until))
     }
 
     /// The superblock's bytes and the copy (0 or 1) they are for. Called while the effect is drained.
@@ -352,7 +359,7 @@ impl Coordinator {
     pub fn status(&self) -> Status {
         Status {
             role: self.role,
-            serving: self.serving,
+            serving: self.role == Role::Primary && self.access == Access::All,
             suspended: self.posture.service == Service::Held,
             disk: self.disk_state(),
             peer_disk: self.peer_disk_state(),
@@ -430,10 +437,10 @@ impl Coordinator {
         self.dirty.iter().sum()
     }
 
-    pub(super) fn set_serving(&mut self, serving: bool, out: &mut ControlOutbox) {
-        if self.serving != serving {
-            self.serving = serving;
-            out.push(ControlEffect::Serve(serving));
+    pub(super) fn set_access(&mut self, access: Access, out: &mut ControlOutbox) {
+        if self.access != access {
+            self.access = access;
+            out.push(ControlEffect::Serve(access));
         }
     }
 

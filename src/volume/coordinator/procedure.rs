@@ -9,7 +9,7 @@ use crate::time::Instant;
 use crate::units::{NodeId, SessionId};
 
 use super::super::effect::OpId;
-use super::super::messages::{LinkRole, Service, SyncRole};
+use super::super::messages::{Access, LinkRole, Service, SyncRole};
 use super::super::mutant::Mutant;
 use super::super::operator::{Event, Refusal, Role, Ticket};
 use super::session::{Awaited, Stage};
@@ -131,20 +131,6 @@ impl Coordinator {
         self.procedure = None;
     }
 
-    pub(super) fn settle_without_link(&mut self, service: Service, out: &mut ControlOutbox) {
-        self.set_posture(
-            |posture| {
-                posture.service = service;
-                posture.session = None;
-                posture.link = LinkRole::Off;
-                posture.sync = SyncRole::None;
-                posture.write_through = false;
-                posture.wind_down = false;
-            },
-            out,
-        );
-    }
-
     fn record(&mut self, out: &mut ControlOutbox) {
         let op = self.write_superblock(out);
         self.wait_for(Wait::RecordedOnce(op));
@@ -213,7 +199,7 @@ impl Coordinator {
         self.superblock.record = record;
         let session = self.session.as_ref().expect("handed over in a session").id;
         self.set_stage(Stage::Idle);
-        self.settle_without_link(Service::Closed, out);
+        self.settle_for_hand_over(out);
         self.begin(Goal::TakeOver { session }, Wait::Settled);
     }
 
@@ -298,35 +284,11 @@ impl Coordinator {
         self.stop_serving(out);
     }
 
-    fn stop_serving(&mut self, out: &mut ControlOutbox) {
-        let together = self.posture.service == Service::Both;
-        self.set_serving(false, out);
-        if !together {
-            self.drop_session(super::DropReason::OnPurpose, out);
-        }
-        self.wind_down(together, out);
-    }
-
-    fn wind_down(&mut self, together: bool, out: &mut ControlOutbox) {
-        self.set_posture(
-            |posture| {
-                posture.service = Service::Closed;
-                posture.wind_down = true;
-                posture.sync = SyncRole::None;
-                if !together {
-                    posture.session = None;
-                    posture.link = LinkRole::Off;
-                }
-            },
-            out,
-        );
-    }
-
     /// The session went away. A procedure that waits for the peer's part of winding down must not wait for ever.
     pub(super) fn on_session_lost(&mut self, out: &mut ControlOutbox) {
         let Some(Procedure { goal, wait: Wait::Settled | Wait::Read }) = self.procedure else { return };
         match goal {
-            Goal::Demote { .. } | Goal::Stop { .. } => self.wind_down(false, out),
+            Goal::Demote { .. } | Goal::Stop { .. } => self.wind_down(false, false, out),
             Goal::Switchover { ticket } => {
                 self.done();
                 self.reply(ticket, Err(Refusal::PeerNotReady), out);
@@ -370,7 +332,7 @@ impl Coordinator {
 
     /// Serves no more, whatever the disk still owes.
     pub(super) fn close_for_good(&mut self, out: &mut ControlOutbox) {
-        self.set_serving(false, out);
+        self.set_access(Access::None, out);
         self.role = Role::Secondary;
         self.settle_without_link(Service::Closed, out);
     }
@@ -673,7 +635,7 @@ impl Coordinator {
         if !self.config.replicated {
             self.role = Role::Primary;
             self.settle_without_link(Service::Standalone, out);
-            self.set_serving(true, out);
+            self.set_access(Access::All, out);
         }
     }
 
@@ -681,7 +643,7 @@ impl Coordinator {
         let record = self.superblock.record;
         out.push(ControlEffect::Event(Event::AloneNow { record }));
         self.settle_without_link(Service::Alone, out);
-        self.set_serving(true, out);
+        self.set_access(Access::All, out);
     }
 
     fn end_promote(
@@ -733,6 +695,8 @@ impl Coordinator {
                 posture.link = LinkRole::Follow;
                 posture.sync = if copy == Copy::Nothing { SyncRole::None } else { SyncRole::Target };
                 posture.wind_down = false;
+                // Not before the leader says that it serves.
+                posture.forward = false;
                 posture.epoch = epoch;
             },
             out,
@@ -745,7 +709,7 @@ impl Coordinator {
         self.role = Role::Secondary;
         let record = self.superblock.record;
         out.push(ControlEffect::Event(Event::HandedOver { record }));
-        self.settle_without_link(Service::Closed, out);
+        self.settle_for_hand_over(out);
         self.set_stage(Stage::Idle);
         self.send(Control::Handover { record }, out);
         self.await_take_over(ticket, out);

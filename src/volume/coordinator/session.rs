@@ -10,7 +10,7 @@ use crate::replication::decision::{Discord, Relation, decide};
 use crate::time::{Duration, Instant};
 use crate::units::SessionId;
 
-use super::super::messages::{LinkRole, Service, SyncRole};
+use super::super::messages::{Access, LinkRole, Service, SyncRole};
 use super::super::operator::{Event, Role};
 use super::procedure::Procedure;
 use super::{ControlEffect, ControlOutbox, Coordinator, DropReason};
@@ -62,6 +62,8 @@ pub(super) struct Session {
     pub peer: Option<PeerState>,
     pub stage: Stage,
     pub inbox: VecDeque<Control>,
+    /// The follower was told that this node serves.
+    told_serving: bool,
     /// The driver was told to close it.
     pub dropping: bool,
 }
@@ -77,6 +79,7 @@ impl Session {
             peer: None,
             stage: Stage::Meeting,
             inbox: VecDeque::new(),
+            told_serving: false,
             dropping: false,
         }
     }
@@ -161,6 +164,12 @@ impl Coordinator {
             self.on_message(now, message, out);
             return true;
         }
+        let leads = matches!(session.stage, Stage::Leading { awaited, .. } if awaited != Awaited::Following);
+        if leads && !session.told_serving && self.role == Role::Primary && self.unsettled == 0 {
+            session.told_serving = true;
+            self.send(Control::Serving, out);
+            return true;
+        }
         match session.stage {
             Stage::Meeting if session.sent.is_none() => {
                 if !self.is_settled() {
@@ -215,6 +224,9 @@ impl Coordinator {
     }
 
     pub(super) fn begin_leading(&mut self, copy: Copy, out: &mut ControlOutbox) {
+        if let Some(session) = self.session.as_mut() {
+            session.told_serving = false;
+        }
         self.set_stage(Stage::Leading { copy, awaited: Awaited::Following, steady: false });
         let record = self.superblock.record;
         self.send(Control::Lead { epoch: self.posture.epoch.max(record.epoch), record, copy }, out);
@@ -270,6 +282,7 @@ impl Coordinator {
             {
                 self.begin_take_over(record, out);
             }
+            (Control::Serving, Stage::Following { .. }) => self.begin_forwarding(out),
             (Control::Bye { .. }, Stage::Parting { discord }) => {
                 self.drop_session(DropReason::Discord(discord), out);
             }
@@ -305,11 +318,13 @@ impl Coordinator {
                 posture.link = LinkRole::Lead;
                 posture.sync = sync;
                 posture.wind_down = false;
+                posture.forward = false;
+                posture.hold = false;
             },
             out,
         );
         if service != Service::Closed {
-            self.set_serving(true, out);
+            self.set_access(Access::All, out);
         }
     }
 
@@ -355,7 +370,7 @@ impl Coordinator {
         if self.step_session(now, out) {
             return true;
         }
-        self.next_request(now, out)
+        self.stop_holding(now, out) || self.next_request(now, out)
     }
 
     /// The session that the posture relies on is gone.
@@ -366,12 +381,19 @@ impl Coordinator {
             self.begin_go_alone(out);
             return true;
         }
+        if self.role == Role::Secondary {
+            // Initiators find the other path, or come again when this node leads. What waits in their connections must
+            // not be carried to a leader that they have reached otherwise meanwhile (S4).
+            self.set_access(Access::None, out);
+        }
         self.set_posture(
             |posture| {
                 posture.session = None;
                 posture.link = LinkRole::Off;
                 posture.sync = SyncRole::None;
                 posture.wind_down = false;
+                posture.forward = false;
+                posture.hold = false;
             },
             out,
         );

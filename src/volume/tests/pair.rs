@@ -19,7 +19,7 @@ use crate::time::{Duration, Instant};
 use crate::units::*;
 use crate::volume::coordinator::*;
 use crate::volume::effect::*;
-use crate::volume::messages::{PartReport, Posture};
+use crate::volume::messages::{Access, PartReport, Posture};
 use crate::volume::mutant::Mutants;
 use crate::volume::operator::{OperatorCommand, Refusal, Role, Ticket};
 use crate::volume::part::{Part, PartConfig};
@@ -173,6 +173,8 @@ pub struct Pair {
     sessions: u64,
     names: u64,
     turn: usize,
+    /// Initiators are at both nodes.
+    pub standby_serves: bool,
     /// No session is made while set.
     pub unplugged: bool,
     layout: Layout,
@@ -197,6 +199,7 @@ impl Pair {
             sessions: 0,
             names: 1 << 32,
             turn: 0,
+            standby_serves: false,
             unplugged: false,
             layout,
             written: BTreeMap::new(),
@@ -281,6 +284,7 @@ impl Pair {
             volatile_cache: true,
             boot_id: [node.boots; 16],
             peer_timeout: Duration::from_secs(1),
+            standby_serves: self.standby_serves,
             entropy: self.names << 8 | number as u64,
             mutants: Mutants::NONE,
         };
@@ -381,6 +385,18 @@ impl Pair {
     }
 
     fn request(&mut self, number: usize, shard: usize, op: BlockOp, first: u64, data: Vec<u8>) -> u64 {
+        self.request_under(number, shard, op, first, data, false)
+    }
+
+    fn request_under(
+        &mut self,
+        number: usize,
+        shard: usize,
+        op: BlockOp,
+        first: u64,
+        data: Vec<u8>,
+        locked: bool,
+    ) -> u64 {
         self.names += 1;
         let name = self.names;
         let buf = BufId(name as u32 | 1 << 31);
@@ -390,8 +406,7 @@ impl Pair {
         process.requests.insert(RequestId(name), buf);
         let slice =
             matches!(op, BlockOp::Read | BlockOp::Write { .. }).then_some(BufSlice { buf, offset: 0 });
-        let request =
-            BlockRequest { id: RequestId(name), origin: ShardId(0), op, range, buf: slice, locked: false };
+        let request = BlockRequest { id: RequestId(name), origin: ShardId(0), op, range, buf: slice, locked };
         self.part(number, shard, |part, now, out| part.on_request(now, request, out));
         name
     }
@@ -408,6 +423,35 @@ impl Pair {
         let shard = self.owner(number, lba);
         let name = self.request(number, shard, BlockOp::Write { fua }, lba, vec![value]);
         self.writes.insert(name, (lba, value, fua));
+        self.note_answer(number, name);
+        name
+    }
+
+    pub fn begin_zero(&mut self, number: usize, lba: u64) -> u64 {
+        let entry = self.written.entry(lba).or_default();
+        entry.open.insert(0);
+        let op = BlockOp::Zero { fua: false, unmap: true };
+        let name = self.request(number, self.owner(number, lba), op, lba, vec![0]);
+        self.writes.insert(name, (lba, 0, false));
+        name
+    }
+
+    pub fn begin_lock(&mut self, number: usize, lba: u64) -> u64 {
+        self.request(number, self.owner(number, lba), BlockOp::Lock, lba, vec![0])
+    }
+
+    pub fn unlock(&mut self, number: usize, lba: u64) {
+        self.request(number, self.owner(number, lba), BlockOp::Unlock, lba, vec![0]);
+    }
+
+    /// A write by the one who holds the block's lock.
+    pub fn begin_locked(&mut self, number: usize, lba: u64, value: u8) -> u64 {
+        let entry = self.written.entry(lba).or_default();
+        entry.open.insert(value);
+        entry.issued.insert(value);
+        let (op, shard) = (BlockOp::Write { fua: false }, self.owner(number, lba));
+        let name = self.request_under(number, shard, op, lba, vec![value], true);
+        self.writes.insert(name, (lba, value, false));
         self.note_answer(number, name);
         name
     }
@@ -568,6 +612,15 @@ impl Pair {
             Effect::LinkSendBytes { link, header, payload } => {
                 self.send(number, shard, link, header, Some(payload), true);
             }
+            Effect::LinkGive { link, header, payload, .. } => {
+                let data = process.buffers.remove(&payload.buf).expect("a buffer is given once");
+                self.send(number, shard, link, header, Some(data), false);
+            }
+            Effect::Deliver { from, completion, .. } => {
+                let _ = process.requests.remove(&completion.id).expect("a request is completed once");
+                let data = process.buffers.remove(&from).expect("its buffer is there");
+                node.answers.insert(completion.id.0, (completion.status, data));
+            }
             Effect::Complete(completion) => {
                 let buf = process.requests.remove(&completion.id).expect("a request is completed once");
                 let data = process.buffers.remove(&buf).expect("its buffer is there");
@@ -646,7 +699,7 @@ impl Pair {
                 let begun = node.disk.order;
                 node.disk.queue.push_back((Owner::Coordinator(op), Job::Flush { begun }));
             }
-            ControlEffect::Serve(on) => node.serving = on,
+            ControlEffect::Serve(access) => node.serving = access == Access::All,
             ControlEffect::Reply { ticket, result } => {
                 assert!(node.replies.insert(ticket.0, result).is_none(), "a command is answered once");
             }
@@ -742,6 +795,10 @@ impl Pair {
                         Payload::Buf(buf)
                     }
                     None if header.kind == FrameKind::Bitmap => Payload::Bytes(&[]),
+                    None if header.kind == FrameKind::ForwardRead => {
+                        process.buffers.insert(buf, vec![0; header.value as usize >> 12]);
+                        Payload::Buf(buf)
+                    }
                     None => Payload::None,
                 };
                 let link = LinkNo(from as u8);
