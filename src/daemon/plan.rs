@@ -1,17 +1,19 @@
 //! From a configuration and opened devices to what the engine is started with.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::config::{Config, NodeConfig, Secret};
+use super::config::{Config, NodeConfig, Paths, Secret};
 use super::failure::Failure;
 use crate::engine::LinkPlan;
 use crate::iscsi::{Access, Caps, Limits, TargetConfig};
 use crate::replication::handshake::LinkKey;
-use crate::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
+use crate::scsi::{DeviceIdentity, LogicalUnit, PeerPort, Target, TargetPort};
 use crate::storage::{Layout, Superblock};
 use crate::units::Geometry;
 
-/// The one portal group, target port and target port group; the same on both nodes (S4).
+/// Portal group, target port and target port group of a service address; the same on both nodes (S4). Where the nodes
+/// have addresses of their own, those of node 0, and the next numbers are those of node 1.
 const PORTAL_GROUP: u16 = 1;
 /// The logical units that every initiator sees.
 pub const LUNS: [u16; 1] = [0];
@@ -28,6 +30,7 @@ const HOT_EXTENTS_PER_LANE_MIN: u32 = 4;
 /// The target with its one disk, LUN 0.
 pub fn target(
     config: &Config,
+    node: &NodeConfig,
     superblock: &Superblock,
     volatile_cache: bool,
 ) -> Result<Arc<TargetConfig>, Failure> {
@@ -49,29 +52,40 @@ pub fn target(
     };
     let unit = LogicalUnit::new(identity, superblock.layout.geometry, PHYSICAL_BLOCK_SHIFT, volatile_cache)
         .map_err(|error| unsuitable(error.to_string()))?;
+    let alua = config.target.paths == Paths::Alua;
+    let group_of = |node: &NodeConfig| PORTAL_GROUP + if alua { u16::from(node.id.0) } else { 0 };
+    let group = group_of(node);
+    let peer = config.peer_of(node).filter(|_| alua);
     let port = TargetPort {
         target_name: name.clone(),
-        portal_group_tag: PORTAL_GROUP,
-        relative_id: 1,
-        target_port_group: 1,
+        portal_group_tag: group,
+        relative_id: group,
+        target_port_group: group,
+        peer: peer.map(|peer| PeerPort { relative_id: group_of(peer), target_port_group: group_of(peer) }),
     };
     let scsi = Target::new(port, vec![(LUNS[0], unit)]).map_err(|error| unsuitable(format!("{error:?}")))?;
-    let everywhere = config.target.portals.iter().any(|portal| portal.ip().is_unspecified());
+    let own = config.portals_of(node);
+    let everywhere = own.iter().any(|portal| portal.ip().is_unspecified());
     let portals = match everywhere {
         // Which of this node's addresses a client can reach, only the client's own connection tells.
         true => Vec::new(),
-        false => config.target.portals.iter().map(ToString::to_string).collect(),
+        false => texts(own),
     };
     Ok(Arc::new(TargetConfig {
         name,
         alias: config.volume.name.clone(),
         portals,
-        portal_group_tag: PORTAL_GROUP,
+        portal_group_tag: group,
+        peer_portals: peer.map(|peer| (texts(&peer.portals), group_of(peer))),
         access: Access::default(),
         limits: Limits::default(),
         caps: Caps::default(),
         scsi,
     }))
+}
+
+fn texts(portals: &[SocketAddr]) -> Vec<String> {
+    portals.iter().map(ToString::to_string).collect()
 }
 
 /// Extents that every lane keeps hot.

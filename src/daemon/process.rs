@@ -224,7 +224,7 @@ pub fn signals() -> Result<Receiver<Signal>, Failure> {
 /// Are the node's addresses free? Tried before anything is started, so that the answer is a line and not a surprise
 /// at the first failover. A service address that is elsewhere at the moment is in order.
 pub fn check_addresses(config: &Config, node: &NodeConfig) -> Result<(), Failure> {
-    for portal in &config.target.portals {
+    for portal in config.portals_of(node) {
         match TcpListener::bind(portal) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {

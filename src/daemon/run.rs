@@ -16,7 +16,7 @@ use super::api::{
 use super::arbiter::{self, Question, Told};
 use super::clock;
 use super::config::units::human_bytes;
-use super::config::{Config, NodeConfig, Secret};
+use super::config::{Config, NodeConfig, Paths, Secret};
 use super::control::{Call, ControlSocket};
 use super::device::{self, Opened};
 use super::events::{EventLog, Weight};
@@ -160,17 +160,17 @@ impl Daemon {
         let (socket, calls) = ControlSocket::open(&node.socket(), events.clone())?;
         let layout = opened.superblock.layout;
         let plan = EnginePlan {
-            standby_serves: false,
+            standby_serves: config.target.paths == Paths::Alua,
             shards: node.shards,
             cpus: plan::cpus(node),
-            target: plan::target(config, &opened.superblock, opened.data.facts().volatile_cache)?,
+            target: plan::target(config, node, &opened.superblock, opened.data.facts().volatile_cache)?,
             data: opened.data,
             metadata: opened.metadata,
             superblock: opened.superblock,
             boot_id: boot_identifier()?,
             lanes: opened.lanes,
             hot_extents_per_lane: plan::hot_extents_per_lane(&layout),
-            portals: config.target.portals.clone(),
+            portals: config.portals_of(node).to_vec(),
             link: secret.map(|secret| plan::link(config, node, secret)).transpose()?,
             tuning: Tuning::default(),
             mutants: Mutants::default(),

@@ -14,9 +14,10 @@ use super::ring::Wait;
 use super::target_driver::TargetDriver;
 use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
+use crate::scsi::Leader;
 use crate::time::{Instant, earliest};
 use crate::units::ShardId;
-use crate::volume::messages::{Access, Posture};
+use crate::volume::messages::{LinkRole, Posture, Service};
 
 /// Longest sleep without a deadline.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
@@ -24,6 +25,19 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 const BACKLOG_SLEEP: Duration = Duration::from_micros(50);
 /// How long the end of a shard waits for what is under way.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a posture means to initiators with paths to both nodes.
+fn tell_leader(posture: &Posture, target: &mut TargetDriver) {
+    target.on_leader(match posture.service {
+        Service::Standalone | Service::Alone | Service::Both => {
+            Leader::Here { peer: posture.link == LinkRole::Lead }
+        }
+        // Perhaps it goes on as it was.
+        Service::Held => return,
+        Service::Closed if posture.forward => Leader::There,
+        Service::Closed => Leader::Between,
+    });
+}
 
 /// When to look for news awake before sleeping: as long as it pays. A wake-up costs both sides more than a short look;
 /// a look in vain costs the core, and another thread on it its turn.
@@ -240,7 +254,10 @@ impl Shard {
             Message::Reset { id, reset } => target.on_reset(id, reset, plumbing),
             Message::ResetQuiet(id) => target.on_shard_quiet(id, plumbing),
             Message::AskLogout(seconds) => target.ask_logout(seconds, plumbing),
-            Message::Posture(posture) => volume.on_posture(posture, links, plumbing),
+            Message::Posture(posture) => {
+                tell_leader(&posture, target);
+                volume.on_posture(posture, links, plumbing);
+            }
             Message::AdoptLink(ready) => links.adopt(*ready, volume, plumbing),
             Message::DropSession(session) => links.drop_session(session, plumbing),
             Message::DropInitiators => target.drop_initiators(plumbing),
@@ -305,15 +322,16 @@ impl Shard {
     /// Puts a posture in force on all shards.
     pub fn posture(&mut self, posture: Posture) {
         self.tell_others(|| Message::Posture(posture));
+        tell_leader(&posture, &mut self.target);
         self.volume.on_posture(posture, &mut self.links, &mut self.plumbing);
     }
 
     /// Begins or ends to serve initiators.
-    pub fn serve(&mut self, access: Access) -> std::io::Result<()> {
-        if access == Access::None {
+    pub fn serve(&mut self, on: bool) -> std::io::Result<()> {
+        if !on {
             self.tell_others(|| Message::DropInitiators);
         }
-        self.target.serve(access, &mut self.plumbing)
+        self.target.serve(on, &mut self.plumbing)
     }
 
     /// Asks every initiator to log out within `seconds`; who has not gone by then is disconnected.
@@ -332,7 +350,7 @@ impl Shard {
     pub fn stop(&mut self) {
         if self.stopping.is_none() {
             self.stopping = Some(self.plumbing.now);
-            let _ = self.target.serve(Access::None, &mut self.plumbing);
+            let _ = self.target.serve(false, &mut self.plumbing);
             self.target.drop_initiators(&mut self.plumbing);
             self.links.drop_all(&mut self.plumbing);
         }

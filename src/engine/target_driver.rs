@@ -27,9 +27,9 @@ use crate::iscsi::{
     Arrival, CloseReason, Connection, Effect, NexusName, Origin, Outbox, Reset, ResetId, SendData, Service,
     TargetConfig,
 };
+use crate::scsi::Leader;
 use crate::time::{Duration as CoreDuration, Instant, earliest};
 use crate::units::ShardId;
-use crate::volume::messages::Access;
 use crate::wire::{Demand, crc32c, crc32c_append};
 
 /// Unacknowledged data of this age ends a connection to an initiator.
@@ -84,6 +84,7 @@ pub struct TargetDriver {
     listeners: Vec<Listener>,
     registry: Registry,
     serving: bool,
+    leader: Leader,
     /// Where the target is found instead.
     elsewhere: Option<String>,
     accept_again: Option<Instant>,
@@ -111,6 +112,7 @@ impl TargetDriver {
             registry: Registry::new(config.caps, shards),
             config,
             serving: false,
+            leader: Leader::default(),
             elsewhere: None,
             accept_again: None,
             turned_away: TurnedAway::default(),
@@ -118,19 +120,24 @@ impl TargetDriver {
         }
     }
 
+    /// Who leads the volume from now on.
+    pub fn on_leader(&mut self, leader: Leader) {
+        self.leader = leader;
+        for conn in self.conns.iter_mut().flatten() {
+            conn.core.on_leader(leader);
+        }
+    }
+
     // ---- shard 0: listening, admission ----
 
-    /// Starts or ends listening. Without any access, the initiators' connections of this shard are dropped.
-    pub fn serve(&mut self, access: Access, plumbing: &mut Plumbing) -> std::io::Result<()> {
-        if access == Access::None {
-            self.stop_listening(plumbing);
-            self.drop_initiators(plumbing);
-        }
-        if (access == Access::All) == self.serving {
+    /// Starts or ends listening. When it ends, the initiators' connections of this shard are dropped.
+    pub fn serve(&mut self, on: bool, plumbing: &mut Plumbing) -> std::io::Result<()> {
+        if on == self.serving {
             return Ok(());
         }
-        if access == Access::Existing {
+        if !on {
             self.stop_listening(plumbing);
+            self.drop_initiators(plumbing);
             return Ok(());
         }
         self.serving = true;
@@ -144,7 +151,7 @@ impl TargetDriver {
                     self.arm_accept(number, plumbing);
                 }
                 Err(error) => {
-                    let _ = self.serve(Access::None, plumbing);
+                    let _ = self.serve(false, plumbing);
                     return Err(std::io::Error::new(
                         error.kind(),
                         format!("cannot listen on {address}: {error}"),
@@ -309,6 +316,7 @@ impl TargetDriver {
         let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
         conn.core.set_shard(shard);
         conn.core.on_admitted(now, tsih, &mut self.out);
+        conn.core.on_leader(self.leader);
         self.drain(number, plumbing);
         self.pump(number, plumbing);
     }

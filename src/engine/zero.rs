@@ -15,7 +15,7 @@ use crate::time::{Duration, Instant, earliest};
 use crate::units::SessionId;
 use crate::volume::coordinator::{ControlEffect, ControlOutbox, Coordinator};
 use crate::volume::effect::{DiskResult, OpId};
-use crate::volume::messages::{Access, PartReport};
+use crate::volume::messages::PartReport;
 use crate::volume::part::PartStats;
 
 /// Pause between attempts to open a portal that is taken.
@@ -99,7 +99,7 @@ impl Zero {
             }
         }
         if self.listen_again.is_some_and(|at| at <= now) {
-            self.serve(Access::All, shard);
+            self.serve(true, shard);
         }
         self.meet(shard);
     }
@@ -261,19 +261,17 @@ impl Zero {
                 let file = shard.volume.data_file().clone();
                 shard.plumbing.reactor.disk_flush(&file, DiskTag::Coordinator(op));
             }
-            ControlEffect::Serve(access) => self.serve(access, shard),
+            ControlEffect::Serve(on) => self.serve(on, shard),
             ControlEffect::Reply { ticket, result } => self.tell(EngineEvent::Reply { ticket, result }),
             ControlEffect::Event(event) => self.tell(EngineEvent::Volume(event)),
         }
     }
 
     /// Begins or ends to serve. A portal that is taken is tried again: who has it may be the node that served before.
-    fn serve(&mut self, access: Access, shard: &mut Shard) {
+    fn serve(&mut self, on: bool, shard: &mut Shard) {
         let first = self.listen_again.take().is_none();
-        match shard.serve(access) {
-            Ok(()) if access == Access::All => {
-                self.tell(EngineEvent::Serving { addresses: shard.target.bound() })
-            }
+        match shard.serve(on) {
+            Ok(()) if on => self.tell(EngineEvent::Serving { addresses: shard.target.bound() }),
             Ok(()) => self.tell(EngineEvent::NotServing),
             Err(error) => {
                 self.listen_again = Some(shard.plumbing.now + LISTEN_PAUSE);

@@ -98,6 +98,8 @@ pub struct TargetConfig {
     /// Addresses that SendTargets returns, `ip:port` (`[ip6]:port`). Empty: the address the connection came in by.
     pub portals: Vec<String>,
     pub portal_group_tag: u16,
+    /// The other node's portals and portal group tag, where initiators are at both nodes: discovery at either names all.
+    pub peer_portals: Option<(Vec<String>, u16)>,
     pub access: Access,
     pub limits: Limits,
     pub caps: Caps,

@@ -15,6 +15,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::block::BlockStatus;
+use crate::scsi::Leader;
 use crate::time::Instant;
 use crate::units::{Pool, RequestId, ShardId};
 use crate::wire::SerialNumber;
@@ -240,6 +241,13 @@ impl Connection {
     pub fn on_logout_wanted(&mut self, now: Instant, seconds: u16, out: &mut Outbox) {
         if let Phase::Full(session) = &mut self.phase {
             session.ask_to_leave(now, seconds, out);
+        }
+    }
+
+    /// Who leads the volume from now on (ALUA).
+    pub fn on_leader(&mut self, leader: Leader) {
+        if let Phase::Full(session) = &mut self.phase {
+            session.nexus.set_leader(leader);
         }
     }
 

@@ -108,15 +108,18 @@ fn send_targets(config: &TargetConfig, discovery: bool, value: &str, portal: &st
         return;
     }
     keys::put(out, "TargetName", &config.name);
-    let mut address = |portal: &str| {
+    let mut address = |portal: &str, tag: u16| {
         // Without the portal group tag Windows calls the text invalid.
-        let value: String = alloc::format!("{portal},{}", config.portal_group_tag);
+        let value: String = alloc::format!("{portal},{tag}");
         keys::put(out, "TargetAddress", &value);
     };
     if config.portals.is_empty() {
-        address(portal);
+        address(portal, config.portal_group_tag);
     }
     for portal in &config.portals {
-        address(portal);
+        address(portal, config.portal_group_tag);
+    }
+    if let Some((portals, tag)) = &config.peer_portals {
+        portals.iter().for_each(|portal| address(portal, *tag));
     }
 }

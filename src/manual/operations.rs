@@ -42,6 +42,14 @@
 //! | Outdated | is whole but lacks writes that the peer acknowledged |
 //! | Diskless | cannot be used: its device failed |
 //!
+//! # Two paths
+//!
+//! With `[target] paths = "vip"` (the default) initiators use one service address, which is at the node that leads. With
+//! `paths = "alua"` each `[node.NAME]` has `portals` of its own; an initiator with multipath logs in at both, discovery at
+//! either names both, and REPORT TARGET PORT GROUPS tells which is the better one (active/optimized: the node that
+//! leads). The other forwards over the replication link, so every path works, also during a resync. A switchover keeps
+//! the sessions. A node that is not connected to the leader takes no sessions.
+//!
 //! # When something broke
 //!
 //! | you see | it means | do |

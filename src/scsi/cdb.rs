@@ -60,6 +60,11 @@ pub enum Command {
         service_action: u16,
         allocation: u32,
     },
+    ReportTargetPortGroups {
+        /// PARAMETER DATA FORMAT, 0..=7.
+        format: u8,
+        allocation: u32,
+    },
     ReportSupportedTaskManagementFunctions {
         /// REPD: the long format.
         extended: bool,
@@ -246,6 +251,9 @@ fn decode_other(operation: Operation, cdb: &Fields) -> Result<Command, SenseData
             service_action: cdb.u16(4) as u16,
             allocation: cdb.u32(6),
         },
+        Operation::ReportTargetPortGroups => {
+            Command::ReportTargetPortGroups { format: cdb.0[1] >> 5, allocation: cdb.u32(6) }
+        }
         Operation::ReportSupportedTaskManagementFunctions => {
             Command::ReportSupportedTaskManagementFunctions {
                 extended: cdb.bit(2, 7),

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::alua::TPGS_IMPLICIT;
 use super::data_in::{DataIn, truncate};
 use super::logical_unit::LogicalUnit;
 use super::sense::SenseData;
@@ -47,21 +48,22 @@ pub(super) fn inquiry(
     data_in: &mut Vec<u8>,
 ) -> Result<(), SenseData> {
     match page {
-        None => standard(device, data_in),
+        None => standard(device, port, data_in),
         Some(page) => vital_product_data(device, port, page, data_in)?,
     }
     truncate(data_in, allocation);
     Ok(())
 }
 
-fn standard(device: Device<'_>, data_in: &mut Vec<u8>) {
+fn standard(device: Device<'_>, port: &TargetPort, data_in: &mut Vec<u8>) {
+    let tpgs = if port.peer.is_some() { TPGS_IMPLICIT } else { 0 };
     data_in.extend_from_slice(&[
         device.peripheral(),
         0x00, // the medium is not removable
         0x06, // SPC-4
         0x12, // HISUP, response data format 2
         (STANDARD_BYTES - 5) as u8,
-        0x00, // no SCCS, ACC, TPGS, 3PC, PROTECT
+        tpgs, // no SCCS, ACC, 3PC, PROTECT
         0x00, // one port, no enclosure services
         0x02, // CMDQUE
     ]);

@@ -6,6 +6,7 @@
 //! A [`Target`] is immutable, so every shard has its own copy. What belongs to one initiator's session is its
 //! [`Nexus`]. Bad CDBs and parameter lists end as [`SenseData`], never as a panic.
 
+mod alua;
 mod attention;
 mod cdb;
 mod data_in;
@@ -22,6 +23,7 @@ mod supported;
 mod target;
 mod vital_product;
 
+pub use alua::{Leader, PeerPort};
 pub use attention::UnitAttention;
 pub use cdb::{Access, CDB_BYTES, Command, DefectForm, ModeForm, ModeSense, decode};
 pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, TARGET_NAME_MAX};

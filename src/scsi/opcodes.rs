@@ -25,6 +25,7 @@ pub enum Operation {
     SynchronizeCache16,
     ReadCapacity16,
     ReportLuns,
+    ReportTargetPortGroups,
     ReportSupportedOperationCodes,
     ReportSupportedTaskManagementFunctions,
     Read12,
@@ -98,7 +99,7 @@ const fn action(operation: Operation, usage: &'static [u8]) -> OperationSpec {
 
 /// All commands, in order of operation code and service action. The last byte of each is CONTROL: no bit of it may be
 /// set, for NACA is not supported (NORMACA = 0) and LINK is obsolete.
-pub static OPERATIONS: [OperationSpec; 30] = {
+pub static OPERATIONS: [OperationSpec; 31] = {
     use Operation as O;
     const F: u8 = 0xFF;
     [
@@ -127,6 +128,12 @@ pub static OPERATIONS: [OperationSpec; 30] = {
         row(O::SynchronizeCache16, &[0x91, SYNC, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         action(O::ReadCapacity16, &[0x9E, 0x10, F, F, F, F, F, F, F, F, F, F, F, F, 0x01, 0]),
         row(O::ReportLuns, &[0xA0, 0, F, 0, 0, 0, F, F, F, F, 0, 0]),
+        OperationSpec::new(
+            O::ReportTargetPortGroups,
+            0xA3,
+            Some(0x0A),
+            &[0xA3, 0xEA, 0, 0, 0, 0, F, F, F, F, 0, 0],
+        ),
         action(O::ReportSupportedOperationCodes, &[0xA3, 0x0C, 0x87, F, F, F, F, F, F, F, 0, 0]),
         action(O::ReportSupportedTaskManagementFunctions, &[0xA3, 0x0D, 0x80, 0, 0, 0, F, F, F, F, 0, 0]),
         row(O::Read12, &[0xA8, ACCESS, F, F, F, F, F, F, F, F, GROUP, 0]),

@@ -10,6 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::alua::{self, Leader, PeerPort};
 use super::attention::{Attentions, UnitAttention};
 use super::cdb::{self, Command};
 use super::data_in::{DataIn, set_u32_length, truncate};
@@ -59,6 +60,8 @@ pub struct TargetPort {
     pub relative_id: u16,
     /// TARGET PORT GROUP (ALUA), not the iSCSI portal group.
     pub target_port_group: u16,
+    /// The other node's port, where initiators are at both nodes (ALUA).
+    pub peer: Option<PeerPort>,
 }
 
 /// Why a target cannot be built.
@@ -88,6 +91,7 @@ pub struct Target {
 pub struct Nexus {
     /// By [`LuIndex`].
     attentions: Vec<Attentions>,
+    leader: Leader,
 }
 
 impl Nexus {
@@ -96,9 +100,17 @@ impl Nexus {
     pub fn new(target: &Target) -> Self {
         let mut attentions = Vec::new();
         attentions.resize(target.units.len(), Attentions::default());
-        let mut nexus = Self { attentions };
+        let mut nexus = Self { attentions, leader: Leader::default() };
         nexus.post_all(UnitAttention::PowerOnOrReset);
         nexus
+    }
+
+    /// Who leads from now on. The initiator hears of a change once (SPC-4 §5.15.2.7).
+    pub fn set_leader(&mut self, leader: Leader) {
+        let told = core::mem::replace(&mut self.leader, leader);
+        if told != leader && told != Leader::Between {
+            self.post_all(UnitAttention::AccessStateChanged);
+        }
     }
 
     /// Makes a unit attention pending at one logical unit.
@@ -250,6 +262,9 @@ impl Target {
             }
             Command::LogSense { save, page, subpage, from, allocation } => {
                 log::sense(unit, save, page, subpage, from, allocation, data_in)?;
+            }
+            Command::ReportTargetPortGroups { format, allocation } => {
+                alua::report(&self.port, nexus.leader, format, allocation, data_in)?;
             }
             Command::ReportSupportedTaskManagementFunctions { extended, allocation } => {
                 supported::report_functions(extended, allocation, data_in);

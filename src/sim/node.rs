@@ -12,7 +12,7 @@ use crate::storage::{
 use crate::units::{BufId, LaneId, NodeId, SessionId, ShardId};
 use crate::volume::coordinator::{CasOutcome, ControlEffect, Coordinator, CoordinatorConfig, RecordOutcome};
 use crate::volume::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId};
-use crate::volume::messages::{Access, PartReport, Posture, Service};
+use crate::volume::messages::{PartReport, Posture, Service};
 use crate::volume::operator::{OperatorCommand, Ticket};
 use crate::volume::part::{Part, PartConfig};
 
@@ -581,10 +581,10 @@ impl World {
                 let job = self.nodes[node].disk.flush();
                 self.begin_disk(node, Owner::Coordinator(op), job);
             }
-            ControlEffect::Serve(access) => {
-                machine.serving = access == Access::All;
-                self.log(|| format!("node {node}: access {access:?}"));
-                if access == Access::None {
+            ControlEffect::Serve(serving) => {
+                machine.serving = serving;
+                self.log(|| format!("node {node}: serve {serving}"));
+                if !serving {
                     self.drop_connections(node);
                 }
             }

@@ -23,17 +23,6 @@ pub enum Service {
     Both,
 }
 
-/// What initiators may do at this node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Access {
-    /// No sessions: those there are are dropped.
-    None,
-    /// Sessions go on, new ones are not taken.
-    Existing,
-    /// Log in and go on.
-    All,
-}
-
 /// What the data links of the session are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkRole {

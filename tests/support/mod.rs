@@ -142,13 +142,19 @@ fn target(layout: Layout) -> TargetConfig {
         naa: [0x60; 16],
     };
     let unit = LogicalUnit::new(identity, layout.geometry, 12, true).expect("a good identity");
-    let port =
-        TargetPort { target_name: IQN.to_owned(), portal_group_tag: 1, relative_id: 1, target_port_group: 1 };
+    let port = TargetPort {
+        target_name: IQN.to_owned(),
+        portal_group_tag: 1,
+        relative_id: 1,
+        target_port_group: 1,
+        peer: None,
+    };
     TargetConfig {
         name: IQN.to_owned(),
         alias: String::new(),
         portals: Vec::new(),
         portal_group_tag: 1,
+        peer_portals: None,
         access: Access::default(),
         caps: Caps::default(),
         limits: Limits::default(),

@@ -70,6 +70,8 @@ pub struct VolumeConfig {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetConfig {
     pub iqn: String,
+    pub paths: Paths,
+    /// The service address; empty with [`Paths::Alua`], where each node has its own.
     pub portals: Vec<SocketAddr>,
     /// ASCII, at most 8 characters (SPC-4 §6.6.2).
     pub vendor: String,
@@ -77,6 +79,15 @@ pub struct TargetConfig {
     pub product: String,
     /// ASCII, at most 32 characters; derived from the target's name when the file gives none.
     pub serial: String,
+}
+
+/// How initiators reach the volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paths {
+    /// By a service address that is at the node that leads.
+    Vip,
+    /// By an address of each node, at the same time (multipath with ALUA).
+    Alua,
 }
 
 /// `[replication]` and `[arbiter]`
@@ -96,12 +107,24 @@ pub struct NodeConfig {
     pub disk: PathBuf,
     /// A device of its own for the metadata; `None`: at the end of `disk`.
     pub metadata: Option<PathBuf>,
+    /// This node's portals; present exactly with [`Paths::Alua`].
+    pub portals: Vec<SocketAddr>,
     /// Present exactly when there is replication.
     pub replication_address: Option<SocketAddr>,
     pub shards: u8,
     /// A CPU for every shard, or empty: not pinned.
     pub cpus: Vec<u16>,
     pub run_dir: PathBuf,
+}
+
+impl Config {
+    /// Where the target listens on `node`.
+    pub fn portals_of<'a>(&'a self, node: &'a NodeConfig) -> &'a [SocketAddr] {
+        match self.target.paths {
+            Paths::Vip => &self.target.portals,
+            Paths::Alua => &node.portals,
+        }
+    }
 }
 
 impl NodeConfig {
@@ -149,7 +172,7 @@ impl Config {
         let volume = read_volume(&root)?;
         let target = read_target(&root)?;
         let replication = read_replication(&root)?;
-        let nodes = read_nodes(&root, replication.is_some())?;
+        let nodes = read_nodes(&root, target.paths, replication.is_some())?;
         check_addresses(&root, &target, &nodes)?;
         let hash = Sha256::digest(text.as_bytes()).into();
         Ok(Self { file: file.to_owned(), hash, volume, target, replication, nodes })
@@ -220,9 +243,48 @@ fn read_volume(root: &Section<'_>) -> Result<VolumeConfig, ConfigError> {
 }
 
 fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
-    let section = section(root, "target", &["iqn", "portals", "vendor", "product", "serial"])?;
+    let section = section(root, "target", &["iqn", "paths", "portals", "vendor", "product", "serial"])?;
     let iqn = section.require("iqn", "\"iqn.2026-11.lan.example:vol1\"")?.parse(iscsi_name)?;
-    let list = section.require("portals", "[\"192.0.2.10:3260\"]")?;
+    let paths = read_paths(&section)?;
+    let portals = match (paths, section.get("portals")) {
+        (Paths::Vip, _) => read_portals(&section.require("portals", "[\"192.0.2.10:3260\"]")?)?,
+        (Paths::Alua, None) => Vec::new(),
+        (Paths::Alua, Some(item)) => {
+            return Err(item.error("with paths = \"alua\" each node has its own; move them to [node.NAME]"));
+        }
+    };
+    let text = |key: &str, max: usize, default: String| match section.get(key) {
+        Some(item) => item.parse(|text| ascii(text, max)),
+        None => Ok(default),
+    };
+    Ok(TargetConfig {
+        vendor: text("vendor", 8, "TWINLUN".to_owned())?,
+        product: text("product", 16, "VOLUME".to_owned())?,
+        serial: text("serial", 32, derived_serial(&iqn))?,
+        iqn,
+        paths,
+        portals,
+    })
+}
+
+/// A serial number that both nodes derive alike: 16 hexadecimal digits of the name's SHA-256.
+fn derived_serial(iqn: &str) -> String {
+    let digest = Sha256::digest(iqn.as_bytes());
+    data_encoding::HEXLOWER.encode(&digest[..8])
+}
+
+fn read_paths(section: &Section<'_>) -> Result<Paths, ConfigError> {
+    let Some(item) = section.get("paths") else { return Ok(Paths::Vip) };
+    item.parse(|text| match text {
+        "vip" => Ok(Paths::Vip),
+        "alua" => Ok(Paths::Alua),
+        other => {
+            Err(UnitError(format!("{other:?} is not a way to reach a volume; \"vip\" and \"alua\" are")))
+        }
+    })
+}
+
+fn read_portals(list: &Item<'_>) -> Result<Vec<SocketAddr>, ConfigError> {
     let mut portals = Vec::new();
     for item in list.list()? {
         let portal = item.parse(portal)?;
@@ -234,23 +296,25 @@ fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
     if portals.is_empty() {
         return Err(list.error("at least one portal is wanted, like [\"192.0.2.10:3260\"]"));
     }
-    let text = |key: &str, max: usize, default: String| match section.get(key) {
-        Some(item) => item.parse(|text| ascii(text, max)),
-        None => Ok(default),
-    };
-    Ok(TargetConfig {
-        vendor: text("vendor", 8, "TWINLUN".to_owned())?,
-        product: text("product", 16, "VOLUME".to_owned())?,
-        serial: text("serial", 32, derived_serial(&iqn))?,
-        iqn,
-        portals,
-    })
+    Ok(portals)
 }
 
-/// A serial number that both nodes derive alike: 16 hexadecimal digits of the name's SHA-256.
-fn derived_serial(iqn: &str) -> String {
-    let digest = Sha256::digest(iqn.as_bytes());
-    data_encoding::HEXLOWER.encode(&digest[..8])
+/// A node's own portals. The other node tells initiators of them, so they name addresses.
+fn read_node_portals(section: &Section<'_>, paths: Paths) -> Result<Vec<SocketAddr>, ConfigError> {
+    let own = match (paths, section.get("portals")) {
+        (Paths::Vip, None) => return Ok(Vec::new()),
+        (Paths::Vip, Some(item)) => {
+            return Err(item.error(
+                "nodes have portals of their own with [target] paths = \"alua\"; add it, or use target.portals",
+            ));
+        }
+        (Paths::Alua, _) => section.require("portals", "[\"192.0.2.11:3260\"]")?,
+    };
+    let portals = read_portals(&own)?;
+    match portals.iter().find(|portal| portal.ip().is_unspecified()) {
+        Some(all) => Err(own.error(format!("{all} is every address; name those that initiators reach"))),
+        None => Ok(portals),
+    }
 }
 
 fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, ConfigError> {
@@ -281,9 +345,10 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
     }))
 }
 
-const NODE_KEYS: [&str; 7] = ["id", "disk", "metadata", "replication_address", "shards", "cpus", "run_dir"];
+const NODE_KEYS: [&str; 8] =
+    ["id", "disk", "portals", "metadata", "replication_address", "shards", "cpus", "run_dir"];
 
-fn read_nodes(root: &Section<'_>, replicated: bool) -> Result<Vec<NodeConfig>, ConfigError> {
+fn read_nodes(root: &Section<'_>, paths: Paths, replicated: bool) -> Result<Vec<NodeConfig>, ConfigError> {
     let item = root.get("node").ok_or_else(|| {
         root.error(
             "no node is described; write a section [node.NAME] for each server, NAME being its host name",
@@ -294,7 +359,7 @@ fn read_nodes(root: &Section<'_>, replicated: bool) -> Result<Vec<NodeConfig>, C
     let mut nodes: Vec<NodeConfig> = Vec::new();
     for name in &names {
         let item = all.get(name).expect("the name was listed by this table");
-        let node = read_node(item, name, replicated)?;
+        let node = read_node(item, name, paths, replicated)?;
         if let Some(other) = nodes.iter().find(|other| other.id == node.id) {
             let problem =
                 format!("nodes {} and {name} both have id {}; one is 0, the other 1", other.name, node.id.0);
@@ -312,7 +377,7 @@ fn read_nodes(root: &Section<'_>, replicated: bool) -> Result<Vec<NodeConfig>, C
     }
 }
 
-fn read_node(item: Item<'_>, name: &str, replicated: bool) -> Result<NodeConfig, ConfigError> {
+fn read_node(item: Item<'_>, name: &str, paths: Paths, replicated: bool) -> Result<NodeConfig, ConfigError> {
     self::name(name).map_err(|error| item.error(error.0))?;
     let section = item.table(&NODE_KEYS)?;
     let id = NodeId(section.require("id", "0 (the other node has 1)")?.integer(0..2)? as u8);
@@ -345,6 +410,7 @@ fn read_node(item: Item<'_>, name: &str, replicated: bool) -> Result<NodeConfig,
         id,
         disk: disk.parse(absolute)?,
         metadata,
+        portals: read_node_portals(&section, paths)?,
         replication_address: read_replication_address(&section, replicated)?,
         shards,
         cpus: read_cpus(&section, shards)?,
@@ -415,7 +481,7 @@ fn check_addresses(
         let clash = |portal: &&SocketAddr| {
             portal.port() == address.port() && (portal.ip().is_unspecified() || portal.ip() == address.ip())
         };
-        if let Some(portal) = target.portals.iter().find(clash) {
+        if let Some(portal) = target.portals.iter().chain(&node.portals).find(clash) {
             return Err(named(node, format!("{address} is taken by the portal {portal}; use another port")));
         }
     }

@@ -233,3 +233,41 @@ fn a_secret_is_long_and_for_its_owner_only() {
         Secret::read(&dir.path().join("none")).expect_err("missing").to_string().contains("openssl rand")
     );
 }
+
+/// The pair with an address of each node instead of a service address.
+fn with_paths() -> String {
+    let own = |text: String, disk: &str, portal: &str| {
+        text.replacen(
+            &format!("disk = \"{disk}\""),
+            &format!("disk = \"{disk}\"\nportals = [\"{portal}\"]"),
+            1,
+        )
+    };
+    let text = PAIR.replacen("portals = [\"10.0.0.100\"]", "paths = \"alua\"", 1);
+    own(own(text, "/dev/sda", "10.0.0.1"), "/dev/sdb", "10.0.0.2:3261")
+}
+
+#[test]
+fn with_two_paths_each_node_has_portals_of_its_own() {
+    let config = parse(&with_paths()).expect("the file is right");
+    assert_eq!(config.target.paths, Paths::Alua);
+    let portals = config.nodes.iter().map(|node| config.portals_of(node)[0].to_string());
+    assert_eq!(portals.collect::<Vec<_>>(), ["10.0.0.1:3260", "10.0.0.2:3261"]);
+    let config = parse(PAIR).expect("the file is right");
+    assert_eq!(config.portals_of(&config.nodes[0]), config.portals_of(&config.nodes[1]));
+}
+
+#[test]
+fn portals_in_the_wrong_place_say_where_they_belong() {
+    let text = with_paths();
+    let error = broken(&text, "portals = [\"10.0.0.1\"]\n", "");
+    assert!(error.contains("node.stor-a: key \"portals\" is missing"), "{error}");
+    let error = broken(&text, "paths = \"alua\"", "paths = \"alua\"\nportals = [\"10.0.0.9\"]");
+    assert!(error.contains("move them to [node.NAME]"), "{error}");
+    let error = broken(&text, "paths = \"alua\"", "paths = \"mpio\"");
+    assert!(error.contains("\"vip\" and \"alua\" are"), "{error}");
+    let error = broken(&text, "[\"10.0.0.1\"]", "[\"0.0.0.0\"]");
+    assert!(error.contains("name those that initiators reach"), "{error}");
+    let error = broken(&text, "paths = \"alua\"", "portals = [\"10.0.0.9\"]");
+    assert!(error.contains("[target] paths = \"alua\""), "{error}");
+}

@@ -25,13 +25,19 @@ pub(super) fn config() -> TargetConfig {
         naa: [0x60, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13],
     };
     let unit = LogicalUnit::new(identity, geometry, 12, true).expect("valid identity");
-    let port =
-        TargetPort { target_name: TARGET.into(), portal_group_tag: 1, relative_id: 1, target_port_group: 1 };
+    let port = TargetPort {
+        target_name: TARGET.into(),
+        portal_group_tag: 1,
+        relative_id: 1,
+        target_port_group: 1,
+        peer: None,
+    };
     TargetConfig {
         name: TARGET.into(),
         alias: String::new(),
         portals: Vec::new(),
         portal_group_tag: 1,
+        peer_portals: None,
         access: Access::default(),
         limits: Limits::default(),
         caps: Caps::default(),

@@ -71,8 +71,8 @@ fn what_is_not_in_the_table_is_refused_as_operation_or_as_service_action() {
             assert_eq!(decode(&[opcode; CDB_BYTES]), Err(SenseData::INVALID_OPERATION_CODE));
         }
     }
-    // GET LBA STATUS and REPORT TARGET PORT GROUPS; initiators tell "unsupported" by the pointer at byte 1.
-    for (opcode, service_action) in [(0x9E, 0x12), (0xA3, 0x0A)] {
+    // GET LBA STATUS and REPORT ALIASES; initiators tell "unsupported" by the pointer at byte 1.
+    for (opcode, service_action) in [(0x9E, 0x12), (0xA3, 0x0B)] {
         let cdb = blank(opcode, Some(service_action));
         assert_eq!(decode(&cdb), Err(SenseData::invalid_cdb_bit(1, 4)));
     }
@@ -148,7 +148,7 @@ fn allocation_of(cdb: &[u8; CDB_BYTES]) -> Option<u64> {
         (0x12, _) => &cdb[3..5],
         (0x5A, _) => &cdb[7..9],
         (0x9E, 0x10) => &cdb[10..14],
-        (0xA0, _) | (0xA3, 0x0C | 0x0D) | (0xB7, _) => &cdb[6..10],
+        (0xA0, _) | (0xA3, 0x0A | 0x0C | 0x0D) | (0xB7, _) => &cdb[6..10],
         (0x37 | 0x4D, _) => &cdb[7..9],
         (0x25, _) => return Some(8),
         _ => return None,
@@ -165,7 +165,7 @@ fn any_cdb() -> impl Strategy<Value = [u8; CDB_BYTES]> {
         }
         cdb[0] = row.opcode;
         if let Some(action) = row.service_action {
-            cdb[1] = action;
+            cdb[1] = cdb[1] & 0xE0 | action;
         }
         cdb
     });

@@ -42,6 +42,7 @@ fn port() -> TargetPort {
         portal_group_tag: 1,
         relative_id: 2,
         target_port_group: 3,
+        peer: None,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::arbitration::Record;
 
-use super::super::messages::{Access, Service};
+use super::super::messages::Service;
 use super::super::operator::{Event, Refusal, Role};
 use super::procedure::{Goal, Wait};
 use super::{ControlEffect, ControlOutbox, Coordinator, DropReason};
@@ -42,7 +42,7 @@ impl Coordinator {
             Some(record) => Event::ArbiterLostData { record, seen },
             None => Event::Superseded { record: seen },
         }));
-        self.set_access(Access::None, out);
+        self.set_serving(false, out);
         self.role = Role::Secondary;
         self.drop_session(DropReason::OnPurpose, out);
         self.settle_without_link(Service::Closed, out);

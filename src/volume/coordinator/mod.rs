@@ -32,7 +32,7 @@ use crate::time::{Duration, Instant, earliest};
 use crate::units::{NodeId, ShardId};
 
 use super::effect::{DiskResult, OpId};
-use super::messages::{Access, LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
+use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
 use super::mutant::Mutants;
 use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Role, Status, Ticket};
 
@@ -123,7 +123,8 @@ pub enum ControlEffect {
         op: OpId,
     },
     /// Accept initiators, or drop them all without an answer.
-    Serve(Access),
+    /// May initiators log in? Without, sessions end.
+    Serve(bool),
     Reply {
         ticket: Ticket,
         result: Result<(), Refusal>,
@@ -143,7 +144,7 @@ pub struct Coordinator {
     config: CoordinatorConfig,
     superblock: Superblock,
     role: Role,
-    access: Access,
+    serving: bool,
     /// Until when requests are kept for a leader that is not there ([`Posture::hold`]).
     hold_until: Option<Instant>,
     posture: Posture,
@@ -183,7 +184,7 @@ impl Coordinator {
         let suspect = lost_cache(&config, &superblock);
         Self {
             role: Role::Secondary,
-            access: Access::None,
+            serving: false,
             hold_until: None,
             posture: Posture::START,
             unsettled: 0,
@@ -359,7 +360,7 @@ impl Coordinator {
     pub fn status(&self) -> Status {
         Status {
             role: self.role,
-            serving: self.role == Role::Primary && self.access == Access::All,
+            serving: self.role == Role::Primary && self.serving,
             suspended: self.posture.service == Service::Held,
             disk: self.disk_state(),
             peer_disk: self.peer_disk_state(),
@@ -437,10 +438,10 @@ impl Coordinator {
         self.dirty.iter().sum()
     }
 
-    pub(super) fn set_access(&mut self, access: Access, out: &mut ControlOutbox) {
-        if self.access != access {
-            self.access = access;
-            out.push(ControlEffect::Serve(access));
+    pub(super) fn set_serving(&mut self, serving: bool, out: &mut ControlOutbox) {
+        if self.serving != serving {
+            self.serving = serving;
+            out.push(ControlEffect::Serve(serving));
         }
     }
 

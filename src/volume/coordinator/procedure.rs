@@ -9,7 +9,7 @@ use crate::time::Instant;
 use crate::units::{NodeId, SessionId};
 
 use super::super::effect::OpId;
-use super::super::messages::{Access, LinkRole, Service, SyncRole};
+use super::super::messages::{LinkRole, Service, SyncRole};
 use super::super::mutant::Mutant;
 use super::super::operator::{Event, Refusal, Role, Ticket};
 use super::session::{Awaited, Stage};
@@ -332,7 +332,7 @@ impl Coordinator {
 
     /// Serves no more, whatever the disk still owes.
     pub(super) fn close_for_good(&mut self, out: &mut ControlOutbox) {
-        self.set_access(Access::None, out);
+        self.set_serving(false, out);
         self.role = Role::Secondary;
         self.settle_without_link(Service::Closed, out);
     }
@@ -635,7 +635,7 @@ impl Coordinator {
         if !self.config.replicated {
             self.role = Role::Primary;
             self.settle_without_link(Service::Standalone, out);
-            self.set_access(Access::All, out);
+            self.set_serving(true, out);
         }
     }
 
@@ -643,7 +643,7 @@ impl Coordinator {
         let record = self.superblock.record;
         out.push(ControlEffect::Event(Event::AloneNow { record }));
         self.settle_without_link(Service::Alone, out);
-        self.set_access(Access::All, out);
+        self.set_serving(true, out);
     }
 
     fn end_promote(

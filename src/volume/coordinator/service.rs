@@ -2,7 +2,7 @@
 
 use crate::time::{Duration, Instant};
 
-use super::super::messages::{Access, LinkRole, Service, SyncRole};
+use super::super::messages::{LinkRole, Service, SyncRole};
 use super::procedure::{Goal, Procedure};
 use super::{ControlOutbox, Coordinator};
 
@@ -48,7 +48,9 @@ impl Coordinator {
         let together = self.posture.service == Service::Both;
         let hand_over = matches!(self.procedure, Some(Procedure { goal: Goal::Switchover { .. }, .. }));
         let hand_over = hand_over && self.config.standby_serves;
-        self.set_access(if hand_over { Access::Existing } else { Access::None }, out);
+        if !hand_over {
+            self.set_serving(false, out);
+        }
         if !together {
             self.drop_session(super::DropReason::OnPurpose, out);
         }
@@ -84,7 +86,7 @@ impl Coordinator {
             return false;
         }
         self.hold_until = None;
-        self.set_access(Access::None, out);
+        self.set_serving(false, out);
         self.set_posture(|posture| posture.hold = false, out);
         true
     }
@@ -101,6 +103,6 @@ impl Coordinator {
             },
             out,
         );
-        self.set_access(Access::All, out);
+        self.set_serving(true, out);
     }
 }

@@ -10,7 +10,7 @@ use crate::replication::decision::{Discord, Relation, decide};
 use crate::time::{Duration, Instant};
 use crate::units::SessionId;
 
-use super::super::messages::{Access, LinkRole, Service, SyncRole};
+use super::super::messages::{LinkRole, Service, SyncRole};
 use super::super::operator::{Event, Role};
 use super::procedure::Procedure;
 use super::{ControlEffect, ControlOutbox, Coordinator, DropReason};
@@ -324,7 +324,7 @@ impl Coordinator {
             out,
         );
         if service != Service::Closed {
-            self.set_access(Access::All, out);
+            self.set_serving(true, out);
         }
     }
 
@@ -384,7 +384,7 @@ impl Coordinator {
         if self.role == Role::Secondary {
             // Initiators find the other path, or come again when this node leads. What waits in their connections must
             // not be carried to a leader that they have reached otherwise meanwhile (S4).
-            self.set_access(Access::None, out);
+            self.set_serving(false, out);
         }
         self.set_posture(
             |posture| {

@@ -19,7 +19,7 @@ use crate::time::{Duration, Instant};
 use crate::units::*;
 use crate::volume::coordinator::*;
 use crate::volume::effect::*;
-use crate::volume::messages::{Access, PartReport, Posture};
+use crate::volume::messages::{PartReport, Posture};
 use crate::volume::mutant::Mutants;
 use crate::volume::operator::{OperatorCommand, Refusal, Role, Ticket};
 use crate::volume::part::{Part, PartConfig};
@@ -699,7 +699,7 @@ impl Pair {
                 let begun = node.disk.order;
                 node.disk.queue.push_back((Owner::Coordinator(op), Job::Flush { begun }));
             }
-            ControlEffect::Serve(access) => node.serving = access == Access::All,
+            ControlEffect::Serve(on) => node.serving = on,
             ControlEffect::Reply { ticket, result } => {
                 assert!(node.replies.insert(ticket.0, result).is_none(), "a command is answered once");
             }
