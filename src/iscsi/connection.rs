@@ -244,10 +244,12 @@ impl Connection {
         }
     }
 
-    /// Who leads the volume from now on (ALUA).
+    /// Who leads the volume from now on. Nothing to initiators that have one path (no ALUA).
     pub fn on_leader(&mut self, leader: Leader) {
         if let Phase::Full(session) = &mut self.phase {
-            session.nexus.set_leader(leader);
+            if self.config.scsi.port().peer.is_some() {
+                session.nexus.set_leader(leader);
+            }
         }
     }
 
