@@ -123,7 +123,7 @@ fn a_split_brain_is_ended_on_the_loser_alone() {
         pair.pass_time(Duration::from_secs(6));
         let winner = 1 - loser;
         assert_eq!(pair.coordinator(winner).status().discord, None);
-        assert!(pair.is_primary(winner) || pair.promote(winner).is_ok());
+        assert!(pair.is_primary(winner) || pair.command(winner, forced(loser)).is_ok());
         assert!(pair.nodes[winner].serving && !pair.nodes[loser].serving);
         assert_eq!(pair.coordinator(winner).status().record.in_sync, NodeSet::BOTH);
         assert_eq!(pair.nodes[loser].disk.block(X), pair.nodes[winner].disk.block(X));
