@@ -17,17 +17,35 @@ pair_disks() {
 
 disk_of() { eval "printf '%s\n' \"\$loop_$1\""; }
 
-# pair_config [SHARDS]: the configuration, the same bytes for both nodes, and the secret of the link.
-pair_config() {
-    (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$work/secret")
-    mkdir -p "$work/run"
-    cat > "$work/twinlun.toml" <<TOML
+# _volume, _node NAME ID [SHARDS]: sections of the configuration.
+_volume() {
+    cat <<TOML
 [volume]
 name = "vol1"
 
 [target]
 iqn = "$iqn"
 portals = ["$portal"]
+TOML
+}
+_node() {
+    cat <<TOML
+
+[node.$1]
+id = $2
+disk = "$(disk_of "$1")"
+shards = ${3:-1}
+run_dir = "$work/run"
+TOML
+}
+
+# pair_config [SHARDS]: the configuration, the same bytes for both nodes, and the secret of the link.
+pair_config() {
+    (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$work/secret")
+    mkdir -p "$work/run"
+    {
+        _volume
+        cat <<TOML
 
 [replication]
 secret_file = "$work/secret"
@@ -36,39 +54,18 @@ peer_timeout = "${PEER_TIMEOUT:-1s}"
 [arbiter]
 kind = "$arbiter_kind"
 path = "$work/arbiter"
-
-[node.a]
-id = 0
-disk = "$loop_a"
-replication_address = "10.78.0.1:7790"
-shards = ${1:-1}
-run_dir = "$work/run"
-
-[node.b]
-id = 1
-disk = "$loop_b"
-replication_address = "10.78.0.2:7790"
-shards = ${1:-1}
-run_dir = "$work/run"
 TOML
+        _node a 0 "${1:-1}"
+        say 'replication_address = "10.78.0.1:7790"'
+        _node b 1 "${1:-1}"
+        say 'replication_address = "10.78.0.2:7790"'
+    } > "$work/twinlun.toml"
 }
 
 # solo_config: server a alone, without a peer.
 solo_config() {
     mkdir -p "$work/run"
-    cat > "$work/twinlun.toml" <<TOML
-[volume]
-name = "vol1"
-
-[target]
-iqn = "$iqn"
-portals = ["$portal"]
-
-[node.a]
-id = 0
-disk = "$loop_a"
-run_dir = "$work/run"
-TOML
+    { _volume; _node a 0; } > "$work/twinlun.toml"
 }
 
 # tw a|b VERB…: the command line of that server (descriptor 4 is the crash test's hold on its load: not for daemons).
