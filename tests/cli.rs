@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use twinlun::daemon::process::Process;
+use twinlun::daemon::process::{Life, Process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_twinlun");
 
@@ -256,6 +256,21 @@ fn nothing_is_written_without_the_volumes_name() {
 }
 
 #[test]
+fn an_address_that_this_machine_does_not_have_is_named() {
+    let bench = Bench::new();
+    bench.configure_pair();
+    bench.secret("0123456789abcdef0123", 0o600);
+    let text = fs::read_to_string(bench.path("t.toml")).expect("there");
+    // TEST-NET-1 is nobody's (RFC 5737).
+    let text = text.replacen("replication_address = \"127.0.0.1", "replication_address = \"192.0.2.1", 1);
+    fs::write(bench.path("t.toml"), text).expect("written");
+    let words = ["192.0.2.1", "not an address of this machine", "ip addr", "is this stor-a?"];
+    bench.run("config check --node stor-a").fails(1, &words);
+    bench.run("init --yes --node stor-a").succeeds(&["is formatted"]);
+    bench.run("up --node stor-a").fails(1, &words);
+}
+
+#[test]
 fn a_secret_that_others_can_read_is_refused() {
     let bench = Bench::new();
     bench.configure_pair();
@@ -418,6 +433,18 @@ fn a_start_right_after_a_kill_waits_for_the_end_of_the_killed() {
     assert!(said.out.contains("does not run") || said.out.contains("has ended"), "{said:?}");
     bench.run("up").succeeds(&["twinlund runs for stor-a (log"]);
     drop(running);
+}
+
+#[test]
+fn a_failed_test_leaves_no_daemon_behind() {
+    let bench = Bench::new();
+    bench.run("init --yes").succeeds(&["is formatted"]);
+    bench.run("up").succeeds(&["twinlund runs for stor-a"]);
+    let daemon = bench.daemon("stor-a");
+    daemon.signal("-STOP");
+    let mut process = Process::open(daemon.0).expect("it is only stopped");
+    drop(bench);
+    assert_eq!(process.life(), Life::Ended);
 }
 
 #[test]
@@ -658,6 +685,20 @@ fn a_promotion_before_the_nodes_have_met_names_its_price() {
 }
 
 #[test]
+fn a_peer_whose_volume_has_another_size_is_refused_with_the_way_on() {
+    let pair = Pair::new();
+    pair.b.image("disk", 96 << 20);
+    for name in ["stor-a", "stor-b"] {
+        pair.node(name, "init --yes --assume-clean").succeeds(&["is formatted"]);
+        pair.node(name, "up").succeeds(&["twinlund runs for"]);
+    }
+    for name in ["stor-a", "stor-b"] {
+        pair.wait(name, "/link_refusal", "geometry");
+        pair.node(name, "status").succeeds(&["DEGRADED", "differ in size", "NEXT: ", "volume.size"]);
+    }
+}
+
+#[test]
 fn different_configuration_files_are_noticed_on_both_nodes() {
     let pair = Pair::new();
     let text = fs::read_to_string(pair.b.path("t.toml")).expect("there");
@@ -753,6 +794,8 @@ fn a_split_brain_is_named_and_healed_by_a_persons_choice() {
     pair.wait("stor-a", "/health", "healthy");
     // The person is wrong twice: each node serves alone while the other is only away.
     pair.kill("stor-a");
+    pair.wait("stor-b", "/link", "connecting");
+    pair.node("stor-b", "status").succeeds(&["nothing is served", "--force --i-have-fenced stor-a"]);
     pair.node("stor-b", "promote --force --i-have-fenced stor-a").succeeds(&["stor-b is primary"]);
     pair.kill("stor-b");
     pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);

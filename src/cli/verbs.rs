@@ -333,6 +333,7 @@ fn check(site: &Site) -> Result<(), Failure> {
     if let Some(replication) = &config.replication {
         Secret::read(&replication.secret_file)?;
     }
+    process::check_replication_host(node)?;
     let kernel = Kernel::default();
     let disk = DeviceFacts::read(&node.disk, &format!("the disk of {}", node.name), &kernel)?;
     if let Some(path) = &node.metadata {

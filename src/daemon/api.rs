@@ -301,6 +301,12 @@ impl Status {
         !matches!(self.service, Service::Closed | Service::Held) && self.portals.is_empty()
     }
 
+    /// Nobody is known to serve, and this copy was in sync when it last heard.
+    fn may_take_over(&self) -> bool {
+        let whole = matches!(self.node.disk, DiskState::UpToDate | DiskState::Consistent);
+        self.primary().is_none() && whole && self.in_sync.contains(&self.node.name)
+    }
+
     fn judged_health(&self) -> Health {
         let apart = !matches!(self.link, LinkState::None | LinkState::Connected);
         let peer_current = self.peer.as_ref().is_none_or(|peer| peer.disk == DiskState::UpToDate);
@@ -357,6 +363,17 @@ impl Status {
             }
             Health::Degraded if self.link == LinkState::Disconnected => {
                 "twinlun connect brings the copies together again".to_owned()
+            }
+            Health::Degraded if self.link == LinkState::Connecting && self.may_take_over() => {
+                let promote = match manual {
+                    true => {
+                        format!("power it off, then here twinlun promote --force --i-have-fenced {there}")
+                    }
+                    false => "twinlun promote here".to_owned(),
+                };
+                format!(
+                    "nothing is served: start {there} or mend the replication network; if {there} is dead: {promote}"
+                )
             }
             Health::Degraded if self.link == LinkState::Connecting => {
                 // Reasons that say what to do have two parts.

@@ -243,18 +243,26 @@ pub fn check_addresses(config: &Config, node: &NodeConfig) -> Result<(), Failure
     let key = format!("node.{}.replication_address", node.name);
     match TcpListener::bind(address) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            let what = format!(
-                "the replication address {address} of {} is not an address of this machine",
-                node.name
-            );
-            Err(Failure::failed(
-                what,
-                format!("set up the network (ip addr), or correct {key}; is this {}?", node.name),
-            ))
-        }
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(foreign_address(node, address)),
         Err(error) => Err(address_failure("the replication address", address, &key, &error)),
     }
+}
+
+/// Is the node's replication address one of this machine's? Asked where the daemon may be running.
+pub fn check_replication_host(node: &NodeConfig) -> Result<(), Failure> {
+    let Some(address) = node.replication_address else { return Ok(()) };
+    match TcpListener::bind((address.ip(), 0)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(foreign_address(node, address)),
+        _ => Ok(()),
+    }
+}
+
+fn foreign_address(node: &NodeConfig, address: SocketAddr) -> Failure {
+    let name = &node.name;
+    Failure::failed(
+        format!("the replication address {address} of {name} is not an address of this machine"),
+        format!("set up the network (ip addr), or correct node.{name}.replication_address; is this {name}?"),
+    )
 }
 
 /// An arbiter that is a file is for two nodes on one machine.

@@ -50,8 +50,8 @@ impl fmt::Display for Discord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Geometry => {
-                "the two nodes' volumes differ in size, block size or lanes; nothing was copied. Recreate the metadata \
-                 of the node without data on a device of the same size (twinlun init)"
+                "the two nodes' volumes differ in size, block size or lanes; nothing was copied. Set volume.size in \
+                 the configuration to what both disks have room for, then twinlun init the node without data again"
             }
             Self::NoData => {
                 "neither node has data yet. Run 'twinlun promote --seed' on the node whose disk is to be the first copy"
