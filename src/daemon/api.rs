@@ -353,8 +353,8 @@ impl Status {
                 let demote = if self.node.role == Role::Primary { "twinlun demote, then " } else { "" };
                 format!(
                     "choose whose newer writes are given up. Those of {here}: on {here} {demote}twinlun connect \
-                     --discard-my-data, then on {there} twinlun connect. Those of {there}: on {there} twinlun connect \
-                     --discard-my-data (if it serves, twinlun demote first), then on {here} twinlun connect"
+                     --discard-my-data. Those of {there}: on {there} twinlun connect --discard-my-data (if it serves, \
+                     twinlun demote first). The other node follows within seconds"
                 )
             }
             Health::Failed | Health::Degraded if refused.is_some() => return refused,

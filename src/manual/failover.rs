@@ -107,5 +107,5 @@
 //!
 //! With an arbiter it does not happen. With `--force` it can: both copies then have generations of their own, the nodes
 //! refuse to copy anything, and `twinlun connect --discard-my-data` on the node whose writes may go
-//! (after `twinlun demote`, if it serves), then `twinlun connect` on the other, settles it. `twinlun status` on either
-//! node names both commands.
+//! (after `twinlun demote`, if it serves) settles it; the other node follows by itself. `twinlun status` on either
+//! node names the commands.
