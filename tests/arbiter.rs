@@ -9,6 +9,8 @@ mod conformance;
 mod etcd;
 #[path = "arbiter/etcd_server.rs"]
 mod etcd_server;
+#[path = "arbiter/fence.rs"]
+mod fence;
 
 use twinlun::arbiter::{Arbiter, FileArbiter, ManualArbiter};
 

@@ -18,4 +18,8 @@ impl Arbiter for ManualArbiter {
     fn compare_and_swap(&mut self, _expected: Option<Record>, _proposed: Record) -> Swap {
         Swap::Unknown(ArbiterError::Manual)
     }
+
+    fn probe(&mut self) -> Result<(), ArbiterError> {
+        Ok(())
+    }
 }

@@ -9,6 +9,7 @@
 //! purpose: locks, leases or watches that decide anything, and any right that comes from reading.
 
 pub mod etcd;
+pub mod fence;
 pub mod file;
 pub mod manual;
 pub mod value;
@@ -16,6 +17,7 @@ pub mod value;
 use crate::arbitration::{Record, RecordError};
 
 pub use etcd::{EtcdArbiter, EtcdError};
+pub use fence::{FenceArbiter, FenceError};
 pub use file::FileArbiter;
 pub use manual::ManualArbiter;
 
@@ -41,6 +43,10 @@ pub enum ArbiterError {
     Damaged(RecordError),
     /// etcd gave no definite answer.
     Etcd(EtcdError),
+    /// There is no record but the nodes' own.
+    NotKept,
+    /// The other node is not known to be off; a person decides.
+    Fence(FenceError),
 }
 
 impl std::fmt::Display for ArbiterError {
@@ -50,6 +56,8 @@ impl std::fmt::Display for ArbiterError {
             Self::Unreachable(what) => write!(f, "the arbiter does not answer: {what}"),
             Self::Damaged(error) => write!(f, "{error}"),
             Self::Etcd(error) => write!(f, "{error}"),
+            Self::NotKept => write!(f, "no record is kept outside the nodes"),
+            Self::Fence(error) => write!(f, "{error}"),
         }
     }
 }
@@ -64,4 +72,10 @@ pub trait Arbiter: Send {
     fn read(&mut self) -> Result<Option<Record>, ArbiterError>;
     /// Makes `proposed` the record if it is `expected` now (or `proposed` already).
     fn compare_and_swap(&mut self, expected: Option<Record>, proposed: Record) -> Swap;
+    /// Since this process started, this node and its peer have found that both copies are good.
+    fn on_met(&mut self) {}
+    /// Would it answer, if it were asked? Looked at when the daemon starts, so that trouble is known before it is needed.
+    fn probe(&mut self) -> Result<(), ArbiterError> {
+        self.read().map(drop)
+    }
 }

@@ -1,16 +1,18 @@
 //! The arbiter's desk: the thread that asks the configured back end, and the coordinator's questions and answers.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendError, Sender};
 
-use super::config::{ArbiterConfig, Config, EtcdSection, Password, Secret};
+use super::config::{ArbiterConfig, Config, EtcdSection, FenceSection, NodeConfig, Password, Secret};
 use super::failure::Failure;
 use super::identity;
 use crate::arbiter::etcd::{EtcdConfig, Login, TlsFiles};
-use crate::arbiter::{Arbiter, ArbiterError, EtcdArbiter, FileArbiter, ManualArbiter, Swap};
+use crate::arbiter::fence::FenceConfig;
+use crate::arbiter::{Arbiter, ArbiterError, EtcdArbiter, FenceArbiter, FileArbiter, ManualArbiter, Swap};
 use crate::arbitration::Record;
 use crate::volume::coordinator::{CasOutcome, RecordOutcome};
 
@@ -20,13 +22,38 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const SAY_AGAIN: Duration = Duration::from_secs(5);
 
 /// The back end that a configuration asks for. `secret` is the pair's.
-pub fn open(config: &Config, secret: &Secret) -> Result<Box<dyn Arbiter>, Failure> {
+pub fn open(config: &Config, node: &NodeConfig, secret: &Secret) -> Result<Box<dyn Arbiter>, Failure> {
     let replication = config.replication.as_ref().expect("a secret belongs to replication");
     Ok(match &replication.arbiter {
         ArbiterConfig::File { path } => Box::new(FileArbiter::new(path)),
         ArbiterConfig::Manual => Box::new(ManualArbiter),
         ArbiterConfig::Etcd(section) => Box::new(open_etcd(config, section, secret)?),
+        ArbiterConfig::Fence(section) => Box::new(open_fence(config, node, section)?),
     })
+}
+
+fn open_fence(config: &Config, node: &NodeConfig, section: &FenceSection) -> Result<FenceArbiter, Failure> {
+    let peer = config.peer_of(node).expect("replication has two nodes").name.clone();
+    let (_, agent) = section
+        .agents
+        .iter()
+        .find(|(name, _)| *name == peer)
+        .expect("the configuration has one for each node");
+    let show = agent.program.display();
+    let mode = std::fs::metadata(&agent.program).map(|facts| facts.permissions().mode());
+    let next = "install the package fence-agents, or correct [arbiter.node]";
+    match mode {
+        Ok(mode) if mode & 0o111 != 0 => {}
+        Ok(_) => return Err(Failure::usage(format!("the fence agent {show} is not executable"), next)),
+        Err(error) => return Err(Failure::usage(format!("no fence agent {show}: {error}"), next)),
+    }
+    Ok(FenceArbiter::new(FenceConfig {
+        me: node.id,
+        peer,
+        agent: agent.clone(),
+        delay: section.delay,
+        timeout: section.timeout,
+    }))
 }
 
 fn open_etcd(config: &Config, section: &EtcdSection, secret: &Secret) -> Result<EtcdArbiter, Failure> {
@@ -51,6 +78,8 @@ fn open_etcd(config: &Config, section: &EtcdSection, secret: &Secret) -> Result<
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Question {
     Read,
+    /// Not a question: this node and its peer have found that both copies are good.
+    Met,
     /// `expected` may be the empty record that stands for none.
     Swap {
         expected: Record,
@@ -95,7 +124,17 @@ pub fn spawn(
 ) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("arbiter".to_owned()).spawn(move || {
         let mut silence = Silence::default();
+        let trouble = arbiter.probe().err().map(|error| error.to_string());
+        if let Some(news) = silence.hear(trouble.as_deref()) {
+            if told.send(news).is_err() {
+                return;
+            }
+        }
         for question in questions {
+            if question == Question::Met {
+                arbiter.on_met();
+                continue;
+            }
             // A dropped receiver means that the daemon ends.
             if answer(arbiter.as_mut(), question, &told, &mut silence).is_err() {
                 return;
@@ -112,6 +151,7 @@ fn answer(
 ) -> Result<(), SendError<Told>> {
     loop {
         let (outcome, trouble) = match question {
+            Question::Met => return Ok(()),
             Question::Read => read(arbiter),
             Question::Swap { expected, proposed } => swap(arbiter, expected, proposed),
         };
@@ -129,7 +169,9 @@ fn answer(
 fn read(arbiter: &mut dyn Arbiter) -> (Option<Told>, Option<String>) {
     match arbiter.read() {
         Ok(record) => (Some(Told::Record(RecordOutcome::Known(record.unwrap_or_default()))), None),
-        Err(ArbiterError::Manual) => (Some(Told::Record(RecordOutcome::NeedsOperator)), None),
+        Err(ArbiterError::Manual | ArbiterError::NotKept) => {
+            (Some(Told::Record(RecordOutcome::NeedsOperator)), None)
+        }
         Err(error) => (Some(Told::Record(RecordOutcome::Unreachable)), Some(error.to_string())),
     }
 }
@@ -140,6 +182,9 @@ fn swap(arbiter: &mut dyn Arbiter, expected: Record, proposed: Record) -> (Optio
         Swap::Committed => (Some(Told::Swapped(CasOutcome::Won)), None),
         Swap::Conflict(record) => (Some(Told::Swapped(CasOutcome::Lost(record.unwrap_or_default()))), None),
         Swap::Unknown(ArbiterError::Manual) => (Some(Told::Swapped(CasOutcome::NeedsOperator)), None),
+        Swap::Unknown(error @ ArbiterError::Fence(_)) => {
+            (Some(Told::Swapped(CasOutcome::NeedsOperator)), Some(error.to_string()))
+        }
         Swap::Unknown(error) => (None, Some(error.to_string())),
     }
 }

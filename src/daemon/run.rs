@@ -106,6 +106,8 @@ struct ArbiterDesk {
     told: Receiver<Told>,
     /// Did it answer the last time?
     reachable: bool,
+    /// Why it did not.
+    trouble: Option<String>,
 }
 
 /// A started node.
@@ -175,7 +177,7 @@ impl Daemon {
             tuning: Tuning::default(),
             mutants: Mutants::default(),
         };
-        let arbiter = secret.map(|secret| ArbiterDesk::open(config, secret)).transpose()?;
+        let arbiter = secret.map(|secret| ArbiterDesk::open(config, node, secret)).transpose()?;
         let engine = Engine::start(plan).map_err(|error| engine_failure(&node.name, &error))?;
         Ok(Self {
             names: Names::new(config, node),
@@ -306,7 +308,14 @@ impl Daemon {
         let Pending { call, command } = pending;
         call.answer(match result {
             Ok(()) => Answer::Done(translate::done(&self.names, &command)),
-            Err(refusal) => Answer::Failure(translate::refusal(&self.names, &command, &refusal)),
+            Err(refusal) => {
+                let mut failure = translate::refusal(&self.names, &command, &refusal);
+                let trouble = self.arbiter.as_ref().and_then(|desk| desk.trouble.as_deref());
+                if let (Refusal::NeedsOperator, Some(why)) = (&refusal, trouble) {
+                    why.clone_into(&mut failure.what);
+                }
+                Answer::Failure(failure)
+            }
         });
     }
 
@@ -370,6 +379,7 @@ impl Daemon {
                 self.config_differs = false;
                 self.engine.request(EngineRequest::Notice(Notice::Config { hash: self.config_hash }));
             }
+            Event::Agreed => self.ask_arbiter(Question::Met),
             Event::Disconnected => {
                 self.apart_since = Some(Instant::now());
                 self.resync = None;
@@ -401,6 +411,7 @@ impl Daemon {
         };
         if let Some(arbiter) = &mut self.arbiter {
             arbiter.reachable = reachable;
+            arbiter.trouble = (!reachable).then(|| news.2.clone());
         }
         self.events.push(news.0, news.1, news.2);
     }
@@ -545,8 +556,8 @@ fn resync_status(progress: &Progress, direction: SyncDirection, now: time::Insta
 }
 
 impl ArbiterDesk {
-    fn open(config: &Config, secret: &Secret) -> Result<Self, Failure> {
-        let arbiter = arbiter::open(config, secret)?;
+    fn open(config: &Config, node: &NodeConfig, secret: &Secret) -> Result<Self, Failure> {
+        let arbiter = arbiter::open(config, node, secret)?;
         let kind = arbiter.kind();
         let (questions, asked) = unbounded();
         let (tell, told) = unbounded();
@@ -554,7 +565,7 @@ impl ArbiterDesk {
             let what = format!("the arbiter's thread cannot be started: {error}");
             Failure::failed(what, "raise the limit of threads (ulimit -u)")
         })?;
-        Ok(Self { kind, questions, told, reachable: true })
+        Ok(Self { kind, questions, told, reachable: true, trouble: None })
     }
 }
 

@@ -166,6 +166,7 @@ pub fn event(names: &Names, event: &Event) -> (Weight, &'static str, String) {
             (Info, "started", format!("{here} has started ({})", names.record_words(record)))
         }
         Event::Connected => (Info, "peer_connected", format!("{there} is connected")),
+        Event::Agreed => (Info, "agreed", format!("the copies of {here} and {there} are both good")),
         Event::Disconnected => (Warning, "peer_disconnected", format!("the links to {there} are down")),
         Event::Refused(Discord::SplitBrain) => (
             Warning,

@@ -13,6 +13,7 @@
 //! | kind | for |
 //! |---|---|
 //! | `etcd` | any third machine that runs etcd 3.4 or later, or a cluster of etcd: the one to choose |
+//! | `fence` | no third machine, but a device that switches either node off, with confirmation |
 //! | `file` | two nodes on one machine: tests and the demo. Both must see the same local file. |
 //! | `manual` | no third machine: when the peer is lost the primary holds its writes until a person decides |
 //!
@@ -56,6 +57,40 @@
 //! *After an etcd was restored:* bring back its newest state if there is one. Otherwise compare the epochs in `twinlun
 //! status` of both nodes, stop the other node, and on the one with the higher epoch write its record over etcd's:
 //! `twinlun promote --force --i-have-fenced NODE`.
+//!
+//! ## fence
+//!
+//! ```toml
+//! [arbiter]
+//! kind = "fence"
+//! delay = "2s"                # how long the node that is not primary waits, so that the two do not shoot each other
+//! timeout = "60s"             # how long fencing may take, all attempts together
+//! [arbiter.node.stor-a]       # what switches stor-a off; stor-b runs it
+//! agent = "fence_ipmilan"     # of the package fence-agents, or a full path
+//! options = { ip = "10.0.9.1", lanplus = "1", username = "op", password = "…" }
+//! [arbiter.node.stor-b]
+//! agent = "fence_ipmilan"
+//! options = { ip = "10.0.9.2", lanplus = "1", username = "op", password = "…" }
+//! ```
+//!
+//! There is no third vote: each node keeps the record on its own disk, and a node goes on alone only after the other one
+//! was switched off. `off` must succeed and `status` must then say that it is off; a failure, a time-out and a doubt
+//! are none of these. Where fencing does not succeed in time, requests stay held and a person is asked:
+//! `twinlun promote --force --i-have-fenced NODE`. The rules, by the names that the code uses:
+//!
+//! - *F1, F2* Fence, with confirmation; then the own record, durably; then serve.
+//! - *F3* The primary fences at once. The other node waits `delay` (node 1 twice that), so that one of them survives a cut
+//!   cable. Both may still die; that costs availability and nothing else.
+//! - *F4* A fence that failed is not a fence, however long ago it was.
+//! - *F5* A node that has started serves alone only if its own record says that it alone is in sync. It never fences
+//!   before it has met the other one: that one may have gone on, and lost its power since. After a loss of power on both
+//!   nodes, both are needed, unless one of them was alone before.
+//! - *F6* A watchdog is not a fence device: waiting until the other node *should* have reset itself confirms nothing. A
+//!   configuration with `fence_sbd` or `fence_watchdog`, with an agent for one node only, or with the same switch for
+//!   both, is refused.
+//!
+//! The device is asked for the other node's status when the daemon starts; if it does not answer, that is an event
+//! (`arbiter_silent`) and `twinlun status` shows it.
 //!
 //! ## file
 //!

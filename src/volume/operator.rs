@@ -199,6 +199,8 @@ pub enum Event {
         flags: DiskFlags,
     },
     Connected,
+    /// For the first time since the start, the two have found that both copies are good.
+    Agreed,
     Disconnected,
     Refused(Discord),
     PeerGone,

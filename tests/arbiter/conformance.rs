@@ -62,7 +62,7 @@ fn a_change_needs_the_record_it_was_made_for(open: Open) {
     assert_eq!(two.compare_and_swap(Some(record(1, 7)), record(2, 9)), Swap::Committed);
     assert_eq!(one.read(), Ok(Some(record(2, 9))));
     // Names of nobody and of one are kept as they are.
-    let bare = Record { epoch: Epoch(u64::MAX), primary: None, in_sync: NodeSet::NONE, nonce: u64::MAX };
+    let bare = Record { epoch: Epoch(1 << 40), primary: None, in_sync: NodeSet::NONE, nonce: u64::MAX };
     assert_eq!(one.compare_and_swap(Some(record(2, 9)), bare), Swap::Committed);
     assert_eq!(two.read(), Ok(Some(bare)));
 }

@@ -4,17 +4,21 @@
 //! What cannot be safe is refused here, with the reason.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::document::{ConfigError, Item, Section};
-use super::units::UnitError;
-use super::{absolute, name, nearest};
+use super::units::{self, UnitError};
+use super::{NodeConfig, absolute, name, nearest};
 use crate::arbiter::etcd::ENDPOINTS_MAX;
+use crate::arbiter::fence::agent::FenceAgent;
 
 /// Who decides which node is in when the nodes cannot hear each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ArbiterConfig {
     /// A cluster of etcd: any third machine.
     Etcd(EtcdSection),
+    /// Fence devices: the other node is switched off before this one goes on alone.
+    Fence(FenceSection),
     /// A file that both nodes see: for two nodes on one machine only.
     File { path: PathBuf },
     /// Nobody: a node that loses its peer holds all writes until a person decides.
@@ -34,9 +38,39 @@ pub struct EtcdSection {
     pub login: Option<(String, PathBuf)>,
 }
 
+/// `[arbiter]` of kind `fence`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FenceSection {
+    /// How long the node that is not primary waits before it fences.
+    pub delay: Duration,
+    /// How long fencing may take.
+    pub timeout: Duration,
+    /// What switches each node off, by the node's name.
+    pub agents: Vec<(String, FenceAgent)>,
+}
+
+const FENCE_DELAY: Duration = Duration::from_secs(2);
+const FENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Where a fence agent is that is named without a path.
+const AGENTS: &str = "/usr/sbin";
+
+/// Agents of the collection that do not switch a machine off, and what would be believed wrongly.
+const UNSAFE_AGENTS: [(&str, &str); 7] = [
+    ("fence_watchdog", WATCHDOG),
+    ("fence_sbd", WATCHDOG),
+    ("fence_scsi", "it takes a shared disk away from the other node, and these nodes share none"),
+    ("fence_mpath", "it takes a shared disk away from the other node, and these nodes share none"),
+    ("fence_kdump", "it only tells that a node writes a crash dump; it switches nothing off"),
+    ("fence_heuristics_ping", "it only pings; it switches nothing off"),
+    ("fence_dummy", "it only pretends"),
+];
+const WATCHDOG: &str = "it waits and believes that the other node's watchdog has struck: a time-out is not a confirmation, \
+                        and two nodes without a third vote cannot tell a dead peer from a cut cable";
+
 /// The kinds, each with its keys and what it is for.
-const KINDS: [(&str, &[&str], &str); 3] = [
+const KINDS: [(&str, &[&str], &str); 4] = [
     ("etcd", &["endpoints", "cluster", "ca", "cert", "key", "user", "password_file"], "any third machine"),
+    ("fence", &["delay", "timeout", "node"], "two machines and a switch that turns either off"),
     ("file", &["path"], "two nodes on one machine"),
     ("manual", &[], "a person decides"),
 ];
@@ -50,6 +84,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<ArbiterConfig, ConfigError> 
     only(section, word, keys)?;
     match word {
         "etcd" => etcd(section).map(ArbiterConfig::Etcd),
+        "fence" => fence(section).map(ArbiterConfig::Fence),
         "file" => {
             let path = section.require("path", "\"/var/lib/twinlun/arbiter\"")?;
             Ok(ArbiterConfig::File { path: path.parse(absolute)? })
@@ -81,6 +116,101 @@ fn only(section: &Section<'_>, kind: &str, keys: &[&str]) -> Result<(), ConfigEr
     let mut all = vec!["kind"];
     all.extend(keys);
     section.only(&all)
+}
+
+/// What only the whole file can tell: a fence agent for each node, and none for a stranger.
+pub(super) fn check(
+    root: &Section<'_>,
+    arbiter: &ArbiterConfig,
+    nodes: &[NodeConfig],
+) -> Result<(), ConfigError> {
+    let ArbiterConfig::Fence(fence) = arbiter else { return Ok(()) };
+    let wrong = |problem: String| match root.get("arbiter") {
+        Some(item) => item.error(problem),
+        None => root.error(problem),
+    };
+    for node in nodes {
+        if !fence.agents.iter().any(|(name, _)| *name == node.name) {
+            return Err(wrong(format!(
+                "nothing switches {0} off: write a section [arbiter.node.{0}] with an agent. If only one node could be \
+                 fenced, the other could neither take over nor go on alone",
+                node.name
+            )));
+        }
+    }
+    if let Some((name, _)) = fence.agents.iter().find(|(name, _)| nodes.iter().all(|node| node.name != *name))
+    {
+        return Err(wrong(format!("[arbiter.node.{name}] describes no node of this file")));
+    }
+    match fence.agents.as_slice() {
+        [(one, first), (two, second)] if first == second => Err(wrong(format!(
+            "{one} and {two} have the same agent with the same options: the wrong one would be switched off"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn fence(section: &Section<'_>) -> Result<FenceSection, ConfigError> {
+    let duration = |key: &str, default: Duration, least: u64, most: u64| match section.get(key) {
+        Some(item) => {
+            let value = item.parse(units::duration)?;
+            if (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&value) {
+                return Ok(value);
+            }
+            Err(item.error(format!("{key} is between {least}s and {most}s")))
+        }
+        None => Ok(default),
+    };
+    let Some(all) = section.get("node") else {
+        return Err(section.error(
+            "nothing switches a node off; write a section [arbiter.node.NAME] for each node, with agent and options",
+        ));
+    };
+    let all = all.open_table()?;
+    let mut agents = Vec::new();
+    for name in all.names() {
+        let item = all.get(name).expect("the name was listed by this table");
+        agents.push((name.to_owned(), agent(&item.table(&["agent", "options"])?)?));
+    }
+    Ok(FenceSection {
+        delay: duration("delay", FENCE_DELAY, 1, 60)?,
+        timeout: duration("timeout", FENCE_TIMEOUT, 5, 600)?,
+        agents,
+    })
+}
+
+fn agent(section: &Section<'_>) -> Result<FenceAgent, ConfigError> {
+    let item = section.require("agent", "\"fence_ipmilan\"")?;
+    let word = item.string()?;
+    let base = word.rsplit('/').next().unwrap_or(word);
+    if let Some((_, why)) = UNSAFE_AGENTS.iter().find(|(name, _)| *name == base) {
+        return Err(item.error(format!("{base} cannot make this safe: {why}")));
+    }
+    let program = if word.contains('/') {
+        absolute(word)
+    } else {
+        name(word).map(|it| format!("{AGENTS}/{it}").into())
+    };
+    let program: PathBuf = program.map_err(|error| item.error(error.0))?;
+    let mut options = Vec::new();
+    if let Some(table) = section.get("options").map(Item::open_table).transpose()? {
+        for key in table.names() {
+            let item = table.get(key).expect("the name was listed by this table");
+            let value = item.string()?;
+            if matches!(key, "action" | "delay" | "method") {
+                return Err(item.error(format!("{key} is for twinlun to say; remove it")));
+            }
+            if [key, value].iter().any(|text| text.chars().any(char::is_control)) || key.contains('=') {
+                return Err(item.error("an option is one line"));
+            }
+            options.push((key.to_owned(), value.to_owned()));
+        }
+    }
+    if options.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>() > 3000 {
+        return Err(section.error("the options of an agent have at most 3000 bytes"));
+    }
+    options.sort();
+    Ok(FenceAgent { program, options })
 }
 
 fn etcd(section: &Section<'_>) -> Result<EtcdSection, ConfigError> {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
-pub use arbiter::{ArbiterConfig, EtcdSection};
+pub use arbiter::{ArbiterConfig, EtcdSection, FenceSection};
 pub use document::ConfigError;
 use document::{Item, Section, Source};
 pub use secret::{Password, Secret};
@@ -174,6 +174,9 @@ impl Config {
         let replication = read_replication(&root)?;
         let nodes = read_nodes(&root, target.paths, replication.is_some())?;
         check_addresses(&root, &target, &nodes)?;
+        if let Some(replication) = &replication {
+            arbiter::check(&root, &replication.arbiter, &nodes)?;
+        }
         let hash = Sha256::digest(text.as_bytes()).into();
         Ok(Self { file: file.to_owned(), hash, volume, target, replication, nodes })
     }

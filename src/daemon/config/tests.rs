@@ -198,6 +198,51 @@ fn etcd_is_described_by_its_endpoints_and_who_may_vouch_for_them() {
     assert!(parse(&open).expect_err("password").to_string().contains("in the clear"));
 }
 
+const FENCE: &str = r#"kind = "fence"
+timeout = "30s"
+[arbiter.node.stor-a]
+agent = "fence_ipmilan"
+options = { ip = "10.0.9.1", username = "op", password = "x" }
+[arbiter.node.stor-b]
+agent = "/usr/local/sbin/fence_own"
+options = { ip = "10.0.9.2" }"#;
+
+#[test]
+fn fencing_needs_a_switch_for_each_node() {
+    let file = PAIR.replace("kind = \"file\"\npath = \"/var/lib/twinlun/arbiter\"", FENCE);
+    let config = parse(&file).expect("the file is right");
+    let ArbiterConfig::Fence(fence) = config.replication.expect("it is replicated").arbiter else {
+        panic!("another kind");
+    };
+    assert_eq!((fence.delay, fence.timeout), (Duration::from_secs(2), Duration::from_secs(30)));
+    assert_eq!(fence.agents[0].1.program, Path::new("/usr/sbin/fence_ipmilan"));
+    assert_eq!(fence.agents[1].1.options, [("ip".to_owned(), "10.0.9.2".to_owned())]);
+    assert!(!format!("{fence:?}").contains("password"), "options hold passwords");
+    let cases = [
+        ("[arbiter.node.stor-b]", "[arbiter.node.stor-c]", "nothing switches stor-b off"),
+        ("fence_ipmilan", "fence_sbd", "a time-out is not a confirmation"),
+        ("fence_ipmilan", "/usr/sbin/fence_watchdog", "a time-out is not a confirmation"),
+        ("fence_ipmilan", "fence_scsi", "these nodes share none"),
+        ("fence_ipmilan", "bin/fence", "not a full path"),
+        ("ip = \"10.0.9.2\"", "action = \"on\"", "is for twinlun to say"),
+        ("ip = \"10.0.9.2\"", "ip = \"1\\n2\"", "one line"),
+        ("ip = \"10.0.9.2\"", "ip = 1", "a string in quotes"),
+        ("\"30s\"", "\"1s\"", "timeout is between 5s and 600s"),
+        ("options = { ip = \"10.0.9.2\" }", "option = {}", "did you mean \"options\"?"),
+    ];
+    for (from, to, wanted) in cases {
+        let error = broken(&file, from, to);
+        assert!(error.contains(wanted), "{error:?} does not contain {wanted:?}");
+    }
+    let same = file.replace("/usr/local/sbin/fence_own", "fence_ipmilan").replace(
+        "options = { ip = \"10.0.9.2\" }",
+        "options = { ip = \"10.0.9.1\", username = \"op\", password = \"x\" }",
+    );
+    assert!(parse(&same).expect_err("one switch").to_string().contains("the wrong one"));
+    let none = PAIR.replace("kind = \"file\"\npath = \"/var/lib/twinlun/arbiter\"", "kind = \"fence\"");
+    assert!(parse(&none).expect_err("no switch").to_string().contains("nothing switches a node off"));
+}
+
 #[test]
 fn replication_and_the_number_of_nodes_belong_together() {
     let third = "[node.stor-c]\nid = 1\ndisk = \"/dev/sdc\"\nreplication_address = \"192.168.10.3:7790\"\n";

@@ -167,6 +167,8 @@ pub struct Coordinator {
     generation_told: bool,
     suspect: bool,
     superseded: bool,
+    /// Since the start, this node and its peer have found that both copies are good.
+    agreed: bool,
     /// The arbiter shows this record, which is older than what this node has seen: it lost data.
     arbiter_lost: Option<Record>,
     disk_failed: bool,
@@ -201,6 +203,7 @@ impl Coordinator {
             generation_told: false,
             suspect,
             superseded: false,
+            agreed: false,
             arbiter_lost: None,
             disk_failed: false,
             surrendered: false,
@@ -396,6 +399,10 @@ impl Coordinator {
     /// What every input ends with: begin whatever should be done now.
     fn after_input(&mut self, now: Instant, out: &mut ControlOutbox) {
         self.reconcile(now, out);
+        if !self.agreed && self.live_session().is_some_and(Session::is_in_sync) {
+            self.agreed = true;
+            out.push(ControlEffect::Event(Event::Agreed));
+        }
         let allowed = self.may_connect();
         if allowed != self.connect_allowed {
             self.connect_allowed = allowed;
