@@ -244,8 +244,8 @@ fn explore(rules: Rules) -> Result<(usize, [usize; 2]), (&'static str, World)> {
     let mut alone = [0; 2];
     while let Some(world) = queue.pop_front() {
         world.check().map_err(|why| (why, world))?;
-        for n in 0..2 {
-            alone[n] += usize::from(world.nodes[n].serving == Serving::Alone);
+        for (node, count) in world.nodes.iter().zip(&mut alone) {
+            *count += usize::from(node.serving == Serving::Alone);
         }
         for next in world.steps(rules) {
             if seen.insert(next) {
