@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::args::{Cli, ConfigVerb, ConnectArgs, EventsArgs, InitArgs, Place, PromoteArgs, UpArgs, Verb};
 use super::client::Client;
 use super::{confirm, print, print_done, print_json, render};
+use crate::daemon::access;
 use crate::daemon::api::{Answer, Request, Service};
 use crate::daemon::config::{Config, NodeConfig, Secret, units::human_bytes};
 use crate::daemon::failure::{Failure, FailureKind};
@@ -334,6 +335,7 @@ fn check(site: &Site) -> Result<(), Failure> {
         Secret::read(&replication.secret_file)?;
     }
     process::check_replication_host(node)?;
+    access::check(&config.target.access)?;
     let kernel = Kernel::default();
     let disk = DeviceFacts::read(&node.disk, &format!("the disk of {}", node.name), &kernel)?;
     if let Some(path) = &node.metadata {

@@ -4,6 +4,7 @@
 //! Nothing here is on the path of an I/O. Absent on purpose: any rule about who may serve (that is `arbitration` and
 //! `volume`) and any knowledge of a protocol field.
 
+pub mod access;
 pub mod api;
 pub mod arbiter;
 pub mod clock;

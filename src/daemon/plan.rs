@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::access;
 use super::config::{Config, NodeConfig, Paths, Secret};
 use super::failure::Failure;
 use crate::engine::LinkPlan;
-use crate::iscsi::{Access, Caps, Limits, TargetConfig};
+use crate::iscsi::TargetConfig;
 use crate::replication::handshake::LinkKey;
 use crate::scsi::{DeviceIdentity, LogicalUnit, PeerPort, Target, TargetPort};
 use crate::storage::{Layout, Superblock};
@@ -77,9 +78,9 @@ pub fn target(
         portals,
         portal_group_tag: group,
         peer_portals: peer.map(|peer| (texts(&peer.portals), group_of(peer))),
-        access: Access::default(),
-        limits: Limits::default(),
-        caps: Caps::default(),
+        access: access::open(&config.target.access, &scsi)?,
+        limits: config.target.limits,
+        caps: config.target.caps,
         scsi,
     }))
 }

@@ -396,6 +396,8 @@ impl Session {
 
     /// Releases a slot and its credit. Its buffers are free already.
     pub(super) fn release(&mut self, slot: Slot) {
+        // It may have ended before its turn came, without a block request.
+        self.forget_held(slot);
         let task = self.tasks.get(slot);
         assert!(task.expecting == Expecting::Nothing, "Data-Out of a released task is due");
         if !task.immediate {

@@ -32,6 +32,35 @@
 //! When the nodes connect they compare their configuration files; if these differ, both say so (`config_differs`, a
 //! line of `status`) and go on.
 //!
+//! # Who may log in
+//!
+//! Without a rule every initiator that reaches a portal may use the disk: keep the portals on a network of their own,
+//! or say who may. An initiator's name proves nothing; CHAP does. iSCSI is not encrypted.
+//!
+//! ```toml
+//! [target.chap]                      # what a session must show
+//! user = "win-host"
+//! secret_file = "/etc/twinlun/chap-in"           # 12 to 16 bytes, mode 0600: Windows takes no others
+//! target_user = "disk"                           # and what the target shows, if it is asked (mutual CHAP)
+//! target_secret_file = "/etc/twinlun/chap-out"   # another secret
+//! algorithms = ["sha256", "md5"]                 # default: sha3-256, sha256, sha1, md5; Windows knows md5
+//!
+//! [target.discovery_chap]            # the same keys, for discovery
+//!
+//! [[target.initiator]]               # with one of these, only initiators that fit one may log in; the first counts
+//! names = ["iqn.1991-05.com.microsoft:*"]        # `*` and `?`
+//! networks = ["192.0.2.0/24", "2001:db8::/32"]
+//! luns = [0]                                     # default: all; { 7 = 0 } shows unit 0 as LUN 7; [] shows none
+//! chap = { user = "b", secret_file = "/etc/twinlun/chap-b" }   # instead of [target.chap]
+//! ```
+//!
+//! | key of `[target]` | default | |
+//! |---|---|---|
+//! | `login_timeout` | 15s | from the connection to the end of the login |
+//! | `ping_interval`, `ping_timeout` | 15s, 15s | silence after which an initiator is pinged, and dropped |
+//! | `max_half_open`, `max_half_open_per_address` | 64, 16 | connections that have not logged in |
+//! | `max_sessions`, `max_sessions_per_initiator` | 128, 32 | beyond them a login is answered "out of resources" (0302h) |
+//!
 //! # What the states mean
 //!
 //! | disk state | the copy… |

@@ -193,7 +193,7 @@ fn agent(section: &Section<'_>) -> Result<FenceAgent, ConfigError> {
     };
     let program: PathBuf = program.map_err(|error| item.error(error.0))?;
     let mut options = Vec::new();
-    if let Some(table) = section.get("options").map(Item::open_table).transpose()? {
+    if let Some(table) = section.get("options").map(|item| item.open_table()).transpose()? {
         for key in table.names() {
             let item = table.get(key).expect("the name was listed by this table");
             let value = item.string()?;

@@ -139,12 +139,16 @@ impl<'a> Item<'a> {
         Ok(section)
     }
 
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
     /// A table whose keys are names chosen by the user.
-    pub(super) fn open_table(self) -> Result<Section<'a>, ConfigError> {
+    pub(super) fn open_table(&self) -> Result<Section<'a>, ConfigError> {
         let DeValue::Table(table) = self.value else {
             return Err(self.wrong_kind(&format!("a table [{}]", self.path)));
         };
-        Ok(Section { source: self.source, path: self.path, at: self.at, table })
+        Ok(Section { source: self.source, path: self.path.clone(), at: self.at, table })
     }
 
     pub(super) fn string(&self) -> Result<&'a str, ConfigError> {

@@ -7,6 +7,7 @@
 
 mod arbiter;
 mod document;
+mod initiators;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,12 @@ use toml::de::DeTable;
 pub use arbiter::{ArbiterConfig, EtcdSection, FenceSection};
 pub use document::ConfigError;
 use document::{Item, Section, Source};
-pub use secret::{Password, Secret};
+pub use initiators::{AccessConfig, ChapConfig, InitiatorConfig};
+pub use secret::{Password, Secret, read_chap_secret};
 use units::{UnitError, edit_distance};
 
 use super::failure::Failure;
+use crate::iscsi::NamePattern;
 use crate::units::{LANES_MAX, NodeId, SHARDS_MAX};
 
 /// Where the file is unless `--config` says otherwise.
@@ -79,6 +82,9 @@ pub struct TargetConfig {
     pub product: String,
     /// ASCII, at most 32 characters; derived from the target's name when the file gives none.
     pub serial: String,
+    pub access: AccessConfig,
+    pub limits: crate::iscsi::Limits,
+    pub caps: crate::iscsi::Caps,
 }
 
 /// How initiators reach the volume.
@@ -246,7 +252,8 @@ fn read_volume(root: &Section<'_>) -> Result<VolumeConfig, ConfigError> {
 }
 
 fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
-    let section = section(root, "target", &["iqn", "paths", "portals", "vendor", "product", "serial"])?;
+    let keys = [&["iqn", "paths", "portals", "vendor", "product", "serial"], &initiators::KEYS[..]].concat();
+    let section = section(root, "target", &keys)?;
     let iqn = section.require("iqn", "\"iqn.2026-11.lan.example:vol1\"")?.parse(iscsi_name)?;
     let paths = read_paths(&section)?;
     let portals = match (paths, section.get("portals")) {
@@ -260,7 +267,11 @@ fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
         Some(item) => item.parse(|text| ascii(text, max)),
         None => Ok(default),
     };
+    let (limits, caps) = initiators::read_limits(&section)?;
     Ok(TargetConfig {
+        access: initiators::read_access(&section)?,
+        limits,
+        caps,
         vendor: text("vendor", 8, "TWINLUN".to_owned())?,
         product: text("product", 16, "VOLUME".to_owned())?,
         serial: text("serial", 32, derived_serial(&iqn))?,
@@ -538,6 +549,20 @@ fn iscsi_name(text: &str) -> Result<String, UnitError> {
         _ => false,
     };
     if valid { Ok(text.to_owned()) } else { Err(UnitError(format!("{text:?} is not an iSCSI name; {hint}"))) }
+}
+
+/// A name, or a pattern with `*` and `?`.
+fn iscsi_pattern(text: &str) -> Result<NamePattern, UnitError> {
+    if !text.contains(['*', '?']) {
+        return iscsi_name(text).map(|name| NamePattern::new(&name));
+    }
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:*?".contains(c);
+    if text.chars().all(good) && text.len() <= 223 {
+        return Ok(NamePattern::new(text));
+    }
+    Err(UnitError(format!(
+        "{text:?} is not a pattern of iSCSI names: lower case letters, digits, '-', '.', ':', '*' and '?' only"
+    )))
 }
 
 /// `YYYY-MM.reversed.domain[:anything]`

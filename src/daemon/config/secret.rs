@@ -73,6 +73,13 @@ impl std::fmt::Debug for Password {
     }
 }
 
+/// Reads a CHAP secret; the file is kept like the other secrets'.
+pub fn read_chap_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let show = path.display();
+    let make = format!("make it with: (umask 077; openssl rand -hex 8 > {show}), the same on both nodes");
+    read_private(path, "CHAP secret", &make)
+}
+
 /// What a file holds, without white space at its end: at most one byte more than [`SECRET_MAX`]. It must be a regular
 /// file that nobody but its owner can read.
 fn read_private(path: &Path, what: &str, make: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -89,7 +96,8 @@ fn read_private(path: &Path, what: &str, make: &str) -> Result<Zeroizing<Vec<u8>
     }
     let mode = facts.mode() & 0o777;
     if mode & 0o077 != 0 {
-        let what = format!("the {what} {show} has mode {mode:04o}: others could read it and pose as a node");
+        let what =
+            format!("the {what} {show} has mode {mode:04o}: others could read it and pose as its owner");
         return Err(Failure::usage(
             what,
             format!("chmod 600 {show} (make a new one if others have read it)"),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::iscsi::chap::Algorithm;
 
 const PAIR: &str = r#"
 [volume]
@@ -315,4 +316,85 @@ fn portals_in_the_wrong_place_say_where_they_belong() {
     assert!(error.contains("name those that initiators reach"), "{error}");
     let error = broken(&text, "paths = \"alua\"", "portals = [\"10.0.0.9\"]");
     assert!(error.contains("[target] paths = \"alua\""), "{error}");
+}
+
+#[test]
+fn initiators_their_secrets_and_luns() {
+    let config = parse(&format!(
+        "{SINGLE}\n{}",
+        r#"
+[target.chap]
+user = "host"
+secret_file = "/etc/twinlun/in"
+target_user = "disk"
+target_secret_file = "/etc/twinlun/out"
+algorithms = ["sha256", "md5"]
+[target.discovery_chap]
+user = "finder"
+secret_file = "/etc/twinlun/find"
+[[target.initiator]]
+names = ["iqn.1991-05.com.microsoft:*"]
+networks = ["192.0.2.0/24", "2001:db8::1"]
+luns = { 7 = 0 }
+[[target.initiator]]
+networks = ["10.0.0.0/8"]
+luns = []
+chap = { user = "b", secret_file = "/etc/twinlun/b" }
+"#
+    ))
+    .expect("the file is right");
+    let access = config.target.access;
+    let chap = access.chap.as_ref().expect("given");
+    assert_eq!(
+        (chap.user.as_str(), chap.algorithms.as_slice()),
+        ("host", &[Algorithm::Sha256, Algorithm::Md5][..])
+    );
+    assert_eq!(chap.target, Some(("disk".into(), "/etc/twinlun/out".into())));
+    assert_eq!(access.discovery_chap.as_ref().map(|chap| chap.algorithms.len()), Some(4));
+    assert_eq!((access.initiators.len(), access.chaps().count()), (2, 3));
+    assert_eq!(access.initiators[0].luns, Some(vec![(7, 0)]));
+    assert_eq!((access.initiators[1].luns.clone(), access.initiators[0].networks.len()), (Some(vec![]), 2));
+}
+
+#[test]
+fn what_is_wrong_with_an_initiator_is_said() {
+    let file = format!(
+        "{SINGLE}\n{}",
+        r#"
+[target.chap]
+user = "host"
+secret_file = "/etc/twinlun/in"
+algorithms = ["md5"]
+[[target.initiator]]
+names = ["iqn.2026-11.example:a"]
+networks = ["192.0.2.0/24"]
+luns = [0]
+"#
+    );
+    assert!(parse(&file).is_ok());
+    for (from, to, said) in [
+        ("\"md5\"", "\"md4\"", "did you mean \"md5\""),
+        ("[\"md5\"]", "[]", "at least one algorithm"),
+        ("user = \"host\"", "user = \"\"", "1 to 255"),
+        ("algorithms", "target_user = \"x\"\nalgorithms", "needs both"),
+        (
+            "algorithms",
+            "target_user = \"x\"\ntarget_secret_file = \"/etc/twinlun/in\"\nalgorithms",
+            "secrets of their own",
+        ),
+        ("192.0.2.0/24", "192.0.2.1/24", "behind the first 24"),
+        ("192.0.2.0/24", "192.0.2.0/33", "not"),
+        ("192.0.2.0/24", "home", "not a network"),
+        ("iqn.2026-11.example:a", "iqn.2026-11.Example:*", "not a pattern"),
+        ("iqn.2026-11.example:a", "host", "not an iSCSI name"),
+        ("[0]", "[1]", "no logical unit 1"),
+        ("[0]", "[0, 0]", "given twice"),
+        ("[0]", "{ x = 0 }", "a LUN is a number"),
+        ("names = [\"iqn.2026-11.example:a\"]\nnetworks = [\"192.0.2.0/24\"]", "", "everybody"),
+        ("[target]\n", "[target]\nlogin_timeout = \"2m\"\n", "between 1s and 60s"),
+        ("[target]\n", "[target]\nmax_sessions = 0\n", "outside"),
+    ] {
+        let error = broken(&file, from, to);
+        assert!(error.contains(said), "{to}: {error}");
+    }
 }

@@ -113,6 +113,24 @@ fn held_tasks_can_be_aborted() {
 }
 
 #[test]
+fn what_ends_without_touching_the_disk_does_not_wait() {
+    let mut pair = pair();
+    pair.send_command(1, R, 512, &read10(1, 1), &[]);
+    // No medium, an error in the CDB, an error in the data.
+    assert_eq!(pair.command(2, 0x80 | ORDERED, 0, &[0; 16], &[]).status(), (0, None));
+    assert_eq!(pair.command(3, R | ORDERED, 512, &read10(u32::MAX, 1), &[]).status().0, 2);
+    pair.send_command(4, W | ORDERED, 8192, &write10(0, 16), &[]);
+    let ttt = pair.reply().field(20);
+    pair.data_out(4, ttt, 9, 0, true, &[0; 8192]);
+    assert_eq!(pair.reply().status(), (2, Some((0x0B, 0x4B, 0))));
+    // Nobody waits for those any more.
+    pair.send_command(5, R, 512, &read10(5, 1), &[]);
+    assert_eq!(asked(&pair), [1, 5]);
+    pair.complete_all();
+    pair.hang_up();
+}
+
+#[test]
 fn held_tasks_give_way_when_buffers_run_out() {
     let mut pair = pair();
     pair.pool.capacity = 3;
