@@ -6,14 +6,14 @@
 use crate::units::{BlockRange, BufId, RequestId, ShardId};
 
 /// A place inside a buffer. Offsets are multiples of the logical block size.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BufSlice {
     pub buf: BufId,
     pub offset: u32,
 }
 
 /// What to do with a range.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BlockOp {
     /// Fill the buffer from the volume.
     Read,
@@ -57,11 +57,13 @@ pub struct BlockRequest {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BlockStatus {
     Good,
     /// Every copy failed. The initiator gets MEDIUM ERROR.
     MediumError,
+    /// Nobody could say for longer than initiators wait who may answer. NOT READY, 04/0A: try again.
+    NotReady,
     /// This node may not answer (any more). The initiator must not see an error: its connection is dropped.
     NotServing,
 }

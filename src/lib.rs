@@ -10,7 +10,7 @@
 //! | [`scsi`] | yes | commands, sense data, inquiry, the logical unit |
 //! | `iscsi` | yes | login, sessions, the command window, data transfer (RFC 7143) |
 //! | [`storage`] | yes | superblock, activity log, bitmap: formats and state, no device |
-//! | [`arbitration`] | yes | the record `{epoch, primary, in_sync}` and the rules for changing it |
+//! | [`arbitration`] | yes | the record `{epoch, primary, in_sync}` and the rules R1 to R15 for changing it |
 //! | [`replication`] | yes | what two nodes say to each other: frames, handshake, resync, stability |
 //! | [`volume`] | yes | lanes and coordinator: joins all of the above, emits effects |
 //! | `sim` | no | the pure rooms in a world of seeded disks, links and crashes |

@@ -86,7 +86,7 @@ impl BlockRange {
 }
 
 /// Size and division of a volume, fixed when its metadata is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Geometry {
     /// log2 of the logical block size: 9 (512 B) or 12 (4 KiB).
     pub block_shift: u8,

@@ -1,6 +1,7 @@
 //! The simulator as a test: a bounded number of seeds for each shard count, none of which may break an invariant. With
 //! `--features mutants`: every planted bug is found.
 
+use twinlun::sim::explore::{Bounds, explore, suite};
 use twinlun::sim::run::run_seeds;
 use twinlun::sim::setup::Choice;
 use twinlun::volume::mutant::Mutants;
@@ -26,6 +27,25 @@ fn a_seed_replays_exactly() {
         let choice = Choice { seed, shards: 2, mutants: Mutants::NONE, trace: false };
         let tallies = [(); 2].map(|()| run_seeds(seed..seed + 1, choice, 1, 1).0.tally);
         assert_eq!(format!("{:?}", tallies[0]), format!("{:?}", tallies[1]));
+    }
+}
+
+/// A small corner of what `twinlun-sim explore` walks.
+#[test]
+fn no_state_of_the_protocol_breaks_an_invariant() {
+    let bounds = Bounds { reads: 0, ..suite::QUICK[0] };
+    let outcome = explore(&bounds, 300_000, 2);
+    assert!(outcome.violation.is_none(), "{:#?}", outcome.violation);
+    assert!(outcome.exhausted && outcome.states > 2_000, "{outcome:?}");
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn every_planted_bug_of_the_protocol_is_found() {
+    for planted in suite::PLANTED {
+        let bounds = Bounds { mutants: Mutants::only(planted.mutant), ..planted.bounds };
+        let outcome = explore(&bounds, 3_000_000, 2);
+        assert!(outcome.violation.is_some(), "{} {} is not found", planted.rule, planted.name);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who may serve: the committed record `{epoch, primary, in_sync}` and the rules for changing it.
 
 mod record;
+pub mod rules;
 
 pub use record::{Epoch, NodeSet, RECORD_BYTES, Record, RecordError};
+pub use rules::{CasOutcome, RecordOutcome};

@@ -3,17 +3,22 @@
 //! ```text
 //! twinlun-sim --seeds A..B [--shards 1|2|5] [--mutant NAME] [--trace] [--threads N]
 //! twinlun-sim --mutants [--seeds A..B] [--shards 1|2|5]      (both need a build with `--features mutants`)
+//! twinlun-sim explore [--full | --mutants | --writes N --reads N --crashes N --cuts N --promotions N --handovers N
+//!                      --silences N [--volatile] [--mutant NAME]]
 //! ```
-//! Without `--shards` the seeds run with 1, 2 and 5 shards in turn. Exit: 0 all seeds passed (with `--mutants`: every
+//! `explore` walks every state within bounds instead of random ones. Without `--shards` the seeds run with 1, 2 and 5 shards in turn. Exit: 0 all seeds passed (with `--mutants`: every
 //! planted bug was found), 1 a seed failed, 2 usage.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use twinlun::sim::run::{Failure, Summary, run_seed, run_seeds};
 use twinlun::sim::setup::Choice;
-use twinlun::volume::mutant::{MUTANTS, Mutant, Mutants};
+use twinlun::volume::mutant::{EXPLORED, MUTANTS, Mutant, Mutants};
+
+#[path = "twinlun_sim/explore.rs"]
+mod explore;
 
 /// Shard counts that every release is held to.
 const SHARD_COUNTS: [u8; 3] = [1, 2, 5];
@@ -21,6 +26,8 @@ const SHARD_COUNTS: [u8; 3] = [1, 2, 5];
 #[derive(Parser)]
 #[command(about = "Simulates a pair of nodes from seeds and checks the invariants of the design")]
 struct Args {
+    #[command(subcommand)]
+    mode: Option<Mode>,
     /// Seeds to run, `FIRST..END`.
     #[arg(long, default_value = "0..1000", value_parser = parse_seeds)]
     seeds: (u64, u64),
@@ -43,6 +50,12 @@ struct Args {
     failures: usize,
 }
 
+#[derive(Subcommand)]
+enum Mode {
+    /// Walks every state within bounds, breadth first.
+    Explore(explore::Exploration),
+}
+
 fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
     let wrong = || format!("`{text}` is not FIRST..END, as in 0..1000");
     let (first, end) = text.split_once("..").ok_or_else(wrong)?;
@@ -53,9 +66,13 @@ fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if (args.mutants || args.mutant.is_some()) && !cfg!(feature = "mutants") {
+    let explored = args.mode.as_ref().is_some_and(|Mode::Explore(exploration)| exploration.wants_mutants());
+    if (args.mutants || args.mutant.is_some() || explored) && !cfg!(feature = "mutants") {
         eprintln!("twinlun-sim: this build knows no planted bugs; build it with --features mutants");
         return ExitCode::from(2);
+    }
+    if let Some(Mode::Explore(exploration)) = &args.mode {
+        return exploration.run(find_mutant, only);
     }
     let mutant = match args.mutant.as_deref().map(find_mutant) {
         None => Mutants::NONE,
@@ -70,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn find_mutant(name: &str) -> Option<Mutant> {
-    MUTANTS.iter().find(|(known, _)| *known == name).map(|(_, mutant)| *mutant)
+    MUTANTS.iter().chain(EXPLORED).find(|(known, _)| *known == name).map(|(_, mutant)| *mutant)
 }
 
 #[cfg(feature = "mutants")]

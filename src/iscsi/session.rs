@@ -208,6 +208,9 @@ impl Session {
         match status {
             BlockStatus::Good => {}
             BlockStatus::MediumError => self.medium_error(slot, piece),
+            BlockStatus::NotReady => {
+                self.tasks.get_mut(slot).fail(Ending::Check(SenseData::ACCESS_STATE_TRANSITION));
+            }
             // The initiator must not see an error of the role: it loses the connection and asks the other node.
             BlockStatus::NotServing => return Err(CloseReason::NotServing),
         }

@@ -106,6 +106,11 @@
 //! 3. a new generation identifier is durable on the own disk;
 //! 4. the held writes are answered, and every further one marks its blocks out of sync.
 //!
+//! As long as the arbiter is out of reach, or is a person who has not spoken, nothing has been asked of it; then the
+//! peer's return ends the wait: what it lacks is copied while requests are held, and they are answered by both copies.
+//! Nothing was decided, and the record stays as it is. Once the change of step 2 is under way its answer is waited for,
+//! however long that takes: it may have been granted.
+//!
 //! If step 2 finds that the other node was faster, this node stops serving. Its clients lose their TCP connection and
 //! find the other node; they never see an I/O error (S4).
 //!
@@ -121,14 +126,20 @@
 //!
 //! # Taking over
 //!
-//! `twinlun promote` on the surviving node drops the link, lets all disk operations finish, reads the record, and
-//! commits itself as primary. It is refused (exit code 4) if this copy is not in the record's `in_sync`, because then
+//! `twinlun promote` on the surviving node reads the record, drops the link, lets all disk operations finish, flushes,
+//! and commits itself as primary. A promotion that is refused has changed nothing. It is refused (exit code 4) if this copy is not in the record's `in_sync`, because then
 //! it may lack acknowledged writes. `twinlun promote --force --i-have-fenced NODE` is the only way round, is logged, and
 //! destroys data if NODE is in fact alive.
 //!
 //! Initiators reach the volume at a service address. Whoever promotes moves that address to the new primary and
 //! announces it (gratuitous ARP); the new owner has no such TCP connection and answers the next segment with a reset,
 //! which is what makes initiators log in again at once.
+//!
+//! # A planned hand-over
+//!
+//! `twinlun switchover` asks first whether the arbiter is there. Then what runs finishes on both copies, and one change
+//! of the record names the peer, with both copies still counted; the old primary follows in the same session. Requests
+//! wait for the draining, that change, and a few messages.
 //!
 //! # Coming back
 //!
@@ -144,3 +155,10 @@
 //! refuse to copy anything, and `twinlun connect --discard-my-data` on the node whose writes may go
 //! (after `twinlun demote`, if it serves) settles it; the other node follows by itself. `twinlun status` on either
 //! node names the commands.
+//!
+//! # How this is checked
+//!
+//! The rules stand in `arbitration::rules`, R1 to R15, each with its tests. `twinlun-sim explore` walks every state that
+//! the cores which obey them can reach within bounds (writes, reads, crashes, cuts, promotions, hand-overs, in every
+//! order), and `twinlun-sim explore --mutants` finds each rule that is left out. `twinlun-sim` runs the same cores with
+//! many blocks, lanes and shards through random faults.

@@ -7,7 +7,7 @@
 use super::flush_group::NotBegun;
 
 /// Round trips of one part, numbered from 1.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct Confirmations {
     /// The last round trip that was begun.
     begun: u64,
@@ -47,9 +47,9 @@ impl Confirmations {
         number <= self.returned
     }
 
-    /// Has a round trip been begun that did not come back?
-    pub fn is_under_way(&self) -> bool {
-        self.begun != self.returned
+    /// The round trip that has been begun and did not come back.
+    pub fn under_way(&self) -> Option<u64> {
+        (self.begun != self.returned).then_some(self.begun)
     }
 
     /// The link is gone: what was begun will not come back. Reads that wait are asked again.

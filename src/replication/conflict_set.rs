@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use crate::units::BlockRange;
 
 /// How a request uses its range.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Access {
     /// Runs beside other reads.
     Shared,
@@ -18,7 +18,7 @@ pub enum Access {
     Exclusive,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 struct Entry {
     slot: u32,
     range: BlockRange,
@@ -33,7 +33,7 @@ impl Entry {
 }
 
 /// The ranges in use in one lane, and who waits for them.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct ConflictSet {
     running: Vec<Entry>,
     waiting: VecDeque<Entry>,

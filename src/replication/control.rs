@@ -10,7 +10,7 @@ use crate::units::{Geometry, NodeId};
 use crate::wire::{Reader, Short, Writer};
 
 /// What must be copied to the following node before it is in sync.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Copy {
     Nothing,
     /// What either node's bitmap marks.
@@ -19,7 +19,7 @@ pub enum Copy {
 }
 
 /// What a node says of itself when a session begins. Both sides decide from the same two of these.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PeerState {
     pub node: NodeId,
     pub geometry: Geometry,
@@ -36,7 +36,7 @@ pub struct PeerState {
 }
 
 /// What one node tells the other's operator. Nothing is decided by it, so the coordinators never see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Notice {
     /// SHA-256 of the configuration file that the sender runs with.
     Config { hash: [u8; 32] },
@@ -45,7 +45,7 @@ pub enum Notice {
 }
 
 /// A control message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Control {
     State(PeerState),
     /// The sender leads from `epoch` on; follow, and expect `copy`.
@@ -83,7 +83,7 @@ pub enum Control {
 }
 
 /// Why a session is ended on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum ByeReason {
     Stopping = 1,

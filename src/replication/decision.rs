@@ -19,7 +19,7 @@ use crate::units::NodeId;
 use super::control::{Copy, PeerState};
 
 /// One node's place in the session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Relation {
     /// Both in sync, nobody serves.
     Idle,
@@ -28,7 +28,7 @@ pub enum Relation {
 }
 
 /// Why two nodes cannot work together as they are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Discord {
     /// The volumes' sizes or divisions differ.
     Geometry,

@@ -10,7 +10,7 @@
 pub struct NotBegun;
 
 /// Flush groups of one part, numbered from 1.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct FlushGroups {
     open: u64,
     stable: u64,
@@ -19,7 +19,7 @@ pub struct FlushGroups {
     running: Option<Running>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 struct Running {
     group: u64,
     local: bool,

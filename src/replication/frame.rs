@@ -20,7 +20,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"TWLF");
 pub const FRAME_VERSION: u8 = 1;
 
 /// What a frame is for. Control frames travel on the control link, the others on the data link of their lane.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum FrameKind {
     /// Data link, primary → secondary: apply `blocks` at `lba`; flag [`FLAG_FUA`].
@@ -70,7 +70,7 @@ pub const FLAG_UNMAP: u16 = 4;
 pub const FLAG_LOCKED: u16 = 8;
 
 /// Result field of an acknowledgement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u16)]
 pub enum FrameStatus {
     Good = 0,
@@ -78,10 +78,12 @@ pub enum FrameStatus {
     DeviceError = 1,
     /// The peer refuses: it is not a secondary of the sender any more.
     Refused = 2,
+    /// A forwarded request: the leader has held it for too long.
+    NotReady = 3,
 }
 
 /// A checked frame header. The payload's CRC is added when the frame is encoded and checked when it is received.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FrameHeader {
     pub kind: FrameKind,
     pub flags: u16,
@@ -285,6 +287,7 @@ impl FrameStatus {
             0 => Self::Good,
             1 => Self::DeviceError,
             2 => Self::Refused,
+            3 => Self::NotReady,
             other => return Err(FrameError::UnknownStatus(other)),
         })
     }

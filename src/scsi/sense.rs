@@ -47,6 +47,7 @@ macro_rules! additional_sense {
 
 additional_sense! {
     NO_ADDITIONAL_SENSE_INFORMATION 0x00 0x00,
+    LOGICAL_UNIT_NOT_ACCESSIBLE_ASYMMETRIC_ACCESS_STATE_TRANSITION 0x04 0x0A,
     WRITE_ERROR 0x0C 0x00,
     UNEXPECTED_UNSOLICITED_DATA 0x0C 0x0C,
     NOT_ENOUGH_UNSOLICITED_DATA 0x0C 0x0D,
@@ -119,6 +120,11 @@ impl SenseData {
     /// A parameter list that ends inside a header, descriptor or page.
     pub const PARAMETER_LIST_LENGTH_ERROR: Self =
         Self::new(SenseKey::IllegalRequest, AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
+    /// It is being decided which of the two nodes serves (SPC-4 §5.15.2.5).
+    pub const ACCESS_STATE_TRANSITION: Self = Self::new(
+        SenseKey::NotReady,
+        AdditionalSense::LOGICAL_UNIT_NOT_ACCESSIBLE_ASYMMETRIC_ACCESS_STATE_TRANSITION,
+    );
     /// A data digest did not match (RFC 7143 §11.4.7.2).
     pub const PROTOCOL_SERVICE_CRC_ERROR: Self =
         Self::new(SenseKey::AbortedCommand, AdditionalSense::PROTOCOL_SERVICE_CRC_ERROR);

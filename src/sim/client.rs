@@ -368,8 +368,8 @@ impl World {
         }
         match command.worst {
             BlockStatus::Good => self.on_answer(attempt, command, &data),
-            BlockStatus::MediumError => {
-                self.log(|| format!("client {}: #{attempt} medium error", command.client));
+            BlockStatus::MediumError | BlockStatus::NotReady => {
+                self.log(|| format!("client {}: #{attempt} {:?}", command.client, command.worst));
                 self.clients[command.client].outstanding -= 1;
                 self.turn_later(command.client, 1_000, 100_000);
                 self.seal(attempt, &command)

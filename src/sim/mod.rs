@@ -9,6 +9,8 @@
 //! - in the end, when the faults are over: the pair is in sync in bounded time, both disks are equal, every request was
 //!   answered exactly once, every buffer is home.
 //!
+//! [`explore`] walks every state of a small pair instead of random states of a large one.
+//!
 //! Absent on purpose: the kernel, sockets, iSCSI and SCSI (their cores have tests of their own), real time, and any
 //! chance that does not come from the seed.
 
@@ -17,6 +19,7 @@ mod checks;
 mod client;
 mod cover;
 mod disk;
+pub mod explore;
 mod faults;
 mod history;
 mod link;

@@ -36,13 +36,18 @@ pub fn run_seed(choice: &Choice) -> Result<Tally, Failure> {
     let Violation { invariant, what } = match result {
         Ok(Ok(tally)) => return Ok(tally),
         Ok(Err(violation)) => violation,
-        Err(_) => Violation { invariant: "assertion", what: LAST_PANIC.with(|text| text.take()) },
+        Err(_) => Violation { invariant: "assertion", what: last_panic() },
     };
     Err(Failure { seed: choice.seed, shards: choice.shards, invariant, what })
 }
 
+/// What the last panic on this thread said.
+pub(super) fn last_panic() -> String {
+    LAST_PANIC.with(|text| text.take())
+}
+
 /// Panics of a run are caught and reported with their place; the default hook would print each.
-fn catch_panics() {
+pub(super) fn catch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let default = std::panic::take_hook();

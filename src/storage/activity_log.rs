@@ -46,7 +46,7 @@ const _: () = {
 };
 
 /// Hot extents of one lane. Extents are named by their index in the lane.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ActivityLog {
     lane: LaneId,
     extents: u32,

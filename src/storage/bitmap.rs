@@ -96,7 +96,7 @@ fn within_extent(geometry: &Geometry, range: BlockRange) -> (ExtentNo, u64, u64)
 }
 
 /// Out-of-sync blocks of one lane. Extents are named by their index in the lane, blocks by 0..1024 in the extent.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Bitmap {
     shape: LaneShape,
     words: Vec<u64>,

@@ -8,7 +8,7 @@
 pub const GENERATION_HISTORY: usize = 8;
 
 /// The generations of one copy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Generations {
     /// The generation this copy's data belongs to. 0: there is no data yet.
     pub current: u64,

@@ -34,7 +34,7 @@ pub const DATA_BYTES_MAX: u64 = (u32::MAX as u64 - LANES_MAX as u64) * EXTENT_BY
 const PAGE: u64 = PAGE_BYTES as u64;
 
 /// Where the metadata is, relative to the data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum MetadataKind {
     /// At the end of the device that holds the data.
@@ -44,7 +44,7 @@ pub enum MetadataKind {
 }
 
 /// The places of everything, in bytes from the start of the device that holds the metadata.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Layout {
     pub geometry: Geometry,
     pub kind: MetadataKind,
@@ -119,7 +119,7 @@ impl fmt::Display for LayoutError {
 impl core::error::Error for LayoutError {}
 
 /// The part of a volume that one lane has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LaneShape {
     pub lane: LaneId,
     /// Extents of the lane, indexed from 0; a small volume may leave a lane without any.

@@ -77,7 +77,7 @@ const _: () = {
 };
 
 /// What is special about this node's copy of the data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DiskFlags {
     /// The copy is the target of an unfinished resync (Inconsistent): it must never be served.
     pub sync_target: bool,
@@ -116,7 +116,7 @@ impl DiskFlags {
 }
 
 /// What an initiator recognises the volume by; the same on both nodes (S4).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ScsiIdentity {
     /// NAA 6h identifier (SPC-4 §7.8.6.6).
     pub naa: [u8; 16],
@@ -127,7 +127,7 @@ pub struct ScsiIdentity {
 }
 
 /// The verified superblock.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Superblock {
     /// Number of this write; its parity names the copy.
     pub counter: u64,

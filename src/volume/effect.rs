@@ -26,7 +26,7 @@ pub enum MetaPage {
 }
 
 /// How a disk operation ended. There is no partial success: a short transfer is an error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DiskResult {
     Good,
     Error,

@@ -1,6 +1,7 @@
 //! The secondary: applies what the leading node sends, in the order it came where ranges overlap, and acknowledges
 //! when its device has completed the write (protocol C). Flushes and confirmations are answered here too.
 
+use crate::arbitration::rules::is_refused;
 use crate::replication::conflict_set::Access;
 use crate::replication::frame::{FLAG_FUA, FLAG_UNMAP, FrameHeader, FrameKind, FrameStatus};
 use crate::replication::receiver::Payload;
@@ -24,7 +25,7 @@ impl Part {
         payload: Payload<'_>,
         out: &mut Outbox,
     ) -> Result<(), LinkFault> {
-        if header.epoch < self.posture.epoch {
+        if is_refused(header.epoch, self.posture.epoch) {
             // S3: somebody who was replaced still sends.
             if let Payload::Buf(buf) = payload {
                 out.push(Effect::Free(buf));

@@ -36,7 +36,7 @@ const WINDOW: u16 = 128;
 const WINDOW_LOCKED: u16 = 64;
 
 /// What is under way on one link, of one of the two sorts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Hash, Default)]
 struct Flow {
     /// Follower: sent and not answered. Leader: received and not answered.
     under_way: u16,
@@ -45,7 +45,7 @@ struct Flow {
 }
 
 /// What is under way, by link and sort.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Forwarding {
     flows: [[Flow; 2]; SHARDS_MAX],
 }
@@ -150,6 +150,7 @@ impl Part {
             }
             (FrameStatus::Good, None) => self.complete(slot, BlockStatus::Good, out),
             (FrameStatus::DeviceError, None) => self.complete(slot, BlockStatus::MediumError, out),
+            (FrameStatus::NotReady, None) => self.complete(slot, BlockStatus::NotReady, out),
             // Not carried out: the leader is about to hand over. The next posture tells where it goes.
             (FrameStatus::Refused, None) if self.needs_its_lock(slot) => {
                 self.complete(slot, BlockStatus::NotServing, out);
@@ -349,6 +350,7 @@ impl Part {
         header.status = match status {
             BlockStatus::Good => FrameStatus::Good,
             BlockStatus::MediumError => FrameStatus::DeviceError,
+            BlockStatus::NotReady => FrameStatus::NotReady,
             BlockStatus::NotServing => FrameStatus::Refused,
         };
         if read {

@@ -26,7 +26,7 @@ const UNSTABLE_MAX: usize = 32 * 1024;
 const EVICTION_BATCH: usize = 64;
 
 /// Is the extent hot on disk?
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Touch {
     /// Yes: write.
     Hot,
@@ -37,7 +37,7 @@ pub enum Touch {
 }
 
 /// What the activity log must know of an extent beyond its bit.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, Hash, Debug)]
 struct ExtentUse {
     /// Writes to the extent that are not answered yet.
     running: u32,
@@ -48,7 +48,7 @@ struct ExtentUse {
 }
 
 /// A metadata page in memory and its way to the disk. At most one write of a page is under way.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, Hash, Debug)]
 struct Page {
     /// Memory is ahead of what was last sent to the disk.
     changed: bool,
@@ -67,13 +67,13 @@ impl Page {
 }
 
 /// Extents on their way out of the activity log.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 struct Eviction {
     victims: Vec<u32>,
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Lane {
     pub id: LaneId,
     geometry: Geometry,

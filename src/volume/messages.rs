@@ -9,7 +9,7 @@ pub use crate::units::SessionId;
 use crate::units::ShardId;
 
 /// How initiators' requests are treated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Service {
     /// Not serving: requests are answered `NotServing`, unless [`Posture::forward`] or [`Posture::hold`] says otherwise.
     Closed,
@@ -24,7 +24,7 @@ pub enum Service {
 }
 
 /// What the data links of the session are for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LinkRole {
     /// No session.
     Off,
@@ -35,7 +35,7 @@ pub enum LinkRole {
 }
 
 /// This node's side of a resync.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum SyncRole {
     None,
     Source {
@@ -46,7 +46,7 @@ pub enum SyncRole {
 }
 
 /// The state of the node as its parts see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Posture {
     /// Rises with every change; names the posture in [`PartReport::Settled`].
     pub serial: u64,
@@ -97,7 +97,7 @@ impl Posture {
 }
 
 /// What a part tells the coordinator.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PartReport {
     /// The posture is in force and what it asks to drain has drained: with `Closed`, `Held` or a link turned `Off`, no
     /// disk operation and no unanswered request of the old posture is left.
@@ -111,7 +111,7 @@ pub enum PartReport {
 }
 
 /// Why a part wants its link dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LinkFault {
     /// The peer's device failed a write or a flush.
     PeerDisk,

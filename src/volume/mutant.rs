@@ -29,6 +29,26 @@ pub enum Mutant {
     LooseLock = 1 << 10,
     /// Zeroes are not sent to the peer (D1).
     ZeroHereOnly = 1 << 11,
+    /// A read does not wait for a write that is not on both copies yet (R4).
+    DirtyRead = 1 << 16,
+    /// A node that asks to be primary goes on confirming and acknowledging until it is answered (R2).
+    PromoteWithLinkOpen = 1 << 17,
+    /// The peer's acknowledgement is needed only when the arbiter has answered that it is counted in (R3).
+    AddAfterAnswer = 1 << 18,
+    /// A node promotes while its disk still applies what the old primary sent (R2).
+    PromoteUndrained = 1 << 19,
+    /// A restarted primary serves on without claiming the record anew (R7).
+    ServeBeforeClaim = 1 << 20,
+    /// A lost change of the record is made all the same (R1).
+    BlindSwap = 1 << 21,
+    /// A secondary that lost its cache counts itself in sync (R8).
+    TrustLostSecondary = 1 << 22,
+    /// A primary that lost its cache claims the record (R7).
+    TrustLostPrimary = 1 << 23,
+    /// A write's extent need not stay hot until both copies have flushed it (R9).
+    ForgetUnstable = 1 << 24,
+    /// A confirmation that was asked before a read arrived counts for it (R4).
+    EarlyConfirm = 1 << 25,
 }
 
 /// Names as the simulator's command line knows them.
@@ -47,8 +67,22 @@ pub const MUTANTS: &[(&str, Mutant)] = &[
     ("zero-here-only", Mutant::ZeroHereOnly),
 ];
 
+/// Those that only the explorer looks for: it takes a short story, but one that chance rarely tells.
+pub const EXPLORED: &[(&str, Mutant)] = &[
+    ("dirty-read", Mutant::DirtyRead),
+    ("promote-with-link-open", Mutant::PromoteWithLinkOpen),
+    ("add-after-answer", Mutant::AddAfterAnswer),
+    ("promote-undrained", Mutant::PromoteUndrained),
+    ("serve-before-claim", Mutant::ServeBeforeClaim),
+    ("blind-swap", Mutant::BlindSwap),
+    ("trust-lost-secondary", Mutant::TrustLostSecondary),
+    ("trust-lost-primary", Mutant::TrustLostPrimary),
+    ("forget-unstable", Mutant::ForgetUnstable),
+    ("early-confirm", Mutant::EarlyConfirm),
+];
+
 /// The planted bugs in force.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Mutants {
     #[cfg(feature = "mutants")]
     set: u32,

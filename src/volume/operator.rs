@@ -12,7 +12,7 @@ use crate::units::NodeId;
 pub struct Ticket(pub u64);
 
 /// A request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum OperatorCommand {
     /// Serve. Without `force` only if this copy is in the in-sync set of the newest committed record.
     Promote {
@@ -34,7 +34,7 @@ pub enum OperatorCommand {
 }
 
 /// Why a request was not carried out. Nothing was changed unless the text says so.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Refusal {
     /// Another request or a state change is under way.
     Busy,
@@ -156,7 +156,7 @@ impl fmt::Display for Names<'_> {
 }
 
 /// The node's role.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Role {
     Secondary,
     Primary,

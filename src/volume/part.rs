@@ -31,8 +31,11 @@ use super::work::{Kind, Stage, Work, WorkSlab};
 /// lost peer has to resync, not what may be lost: nothing may.
 const STABILITY_DELAY: Duration = Duration::from_millis(40);
 
+/// How long requests are held before they are answered NOT READY: below the minute after which Windows gives a disk up.
+pub const HOLD_LIMIT: Duration = Duration::from_secs(45);
+
 /// What a part is made with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct PartConfig {
     pub shard: ShardId,
     /// Shards of this node: lane `l` belongs to shard `l mod shards`.
@@ -62,8 +65,13 @@ pub struct PartStats {
     pub requests_live: u32,
 }
 
+/// Counters say nothing of what a part will do: two that differ in them alone are one state to an explorer.
+impl core::hash::Hash for PartStats {
+    fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
+}
+
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Part {
     pub(super) config: PartConfig,
     pub(super) lanes: Vec<Lane>,
@@ -88,6 +96,9 @@ pub struct Part {
     /// Reused lists of slots that may go on.
     pub(super) ready: Vec<u32>,
     pub(super) next_background_flush: Option<Instant>,
+    /// Held: when that has been too long; and that it has.
+    pub(super) hold_ends: Option<Instant>,
+    pub(super) hold_is_over: bool,
     /// Leading: whether the peer answers.
     pub(super) patience: Patience,
     /// Some lane wants a page written, room in its activity log, or a look at what became stable.
@@ -134,6 +145,8 @@ impl Part {
             stats: PartStats::default(),
             ready: Vec::new(),
             next_background_flush: None,
+            hold_ends: None,
+            hold_is_over: false,
             patience: Patience::default(),
             lanes_need_care: true,
             has_unstable: false,
@@ -204,6 +217,10 @@ impl Part {
             self.next_background_flush = None;
             self.flushes.want();
         }
+        if self.hold_ends.is_some_and(|at| at <= now) {
+            self.hold_ends = None;
+            self.end_hold(out);
+        }
         if self.patience.deadline().is_some_and(|at| at <= now) {
             let open = self.unanswered();
             if self.patience.check(now, open) {
@@ -214,7 +231,7 @@ impl Part {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        earliest(self.next_background_flush, self.patience.deadline())
+        earliest(earliest(self.next_background_flush, self.hold_ends), self.patience.deadline())
     }
 
     /// Links on which the peer owes an answer.
@@ -224,7 +241,7 @@ impl Part {
         if self.flushes.waits_for_peer() {
             owe(Takes::Device, self.any_link());
         }
-        if self.confirmations.is_under_way() {
+        if self.confirmations.under_way().is_some() {
             owe(Takes::Word, self.any_link());
         }
         for (_, work) in self.works.iter().filter(|(_, work)| work.peer == Half::Pending) {
@@ -306,7 +323,9 @@ impl Part {
     }
 
     fn is_wound_down(&self) -> bool {
+        // A confirmation that came back after the hand-over would be an answer to one who follows.
         !self.flushes.is_running()
+            && self.confirmations.under_way().is_none()
             && self.lanes.iter().all(|lane| lane.is_wound_down() && !lane.has_unstable())
     }
 

@@ -73,6 +73,11 @@ impl Patience {
     }
 }
 
+/// It passes with time alone: to an explorer, whose time stands still, two parts that differ in it are one state.
+impl core::hash::Hash for Patience {
+    fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use crate::time::Instant;
 use super::effect::{Effect, Outbox};
 use super::lane::Lane;
 use super::messages::{LinkRole, Posture, Service, SyncRole};
-use super::part::Part;
+use super::part::{HOLD_LIMIT, Part};
 use super::work::{Half, Kind, Stage};
 
 impl Part {
@@ -18,6 +18,12 @@ impl Part {
         self.settled = false;
         self.lanes_need_care = true;
         self.patience.begin(now, if posture.link == LinkRole::Lead { posture.peer_shards } else { 0 });
+        if posture.service != Service::Held {
+            self.hold_ends = None;
+            self.hold_is_over = false;
+        } else if old.service != Service::Held {
+            self.hold_ends = Some(now + HOLD_LIMIT);
+        }
         let link_changed = old.session != posture.session || old.link != posture.link;
         if link_changed && old.link == LinkRole::Lead {
             self.orphan_remote_requests();
@@ -51,6 +57,10 @@ impl Part {
         }
         if posture.wind_down {
             self.lanes.iter_mut().for_each(Lane::want_changed_pages);
+        }
+        let held_beside = old.service == Service::Held && old.link == LinkRole::Lead && !link_changed;
+        if held_beside && posture.service == Service::Both {
+            self.find_lost_again();
         }
         match posture.service {
             Service::Held => {}
@@ -97,6 +107,16 @@ impl Part {
         }
     }
 
+    /// The peer came back while requests were held, and what it lacked was copied and flushed there: what a held write
+    /// lost with the old link is on both copies.
+    fn find_lost_again(&mut self) {
+        for slot in 0..self.works.slots() {
+            if self.works.is_live(slot) && self.works.get(slot).peer == Half::Lost {
+                self.works.get_mut(slot).peer = Half::Done;
+            }
+        }
+    }
+
     fn abandon_resync_run(&mut self, slot: u32, out: &mut Outbox) {
         let work = self.works.get_mut(slot);
         work.orphan = true;
@@ -138,26 +158,37 @@ impl Part {
         }
     }
 
+    /// Initiators wait no longer. What is on its way to the disk is answered when it ends.
+    pub(super) fn end_hold(&mut self, out: &mut Outbox) {
+        self.hold_is_over = true;
+        self.give_up_requests(BlockStatus::NotReady, out);
+        self.parked.clear();
+    }
+
     /// The node does not serve: requests that have not reached a disk are refused, the others finish.
     fn close(&mut self, out: &mut Outbox) {
         self.parked.clear();
         // No read is answered any more; winding down keeps the link, and confirmations may still come.
         self.confirm_waiters.clear();
+        self.give_up_requests(BlockStatus::NotServing, out);
+    }
+
+    fn give_up_requests(&mut self, status: BlockStatus, out: &mut Outbox) {
         for slot in 0..self.works.slots() {
             if self.works.is_live(slot) && self.works.get(slot).kind.is_request() {
-                self.close_request(slot, out);
+                self.give_up_request(slot, status, out);
             }
         }
     }
 
-    fn close_request(&mut self, slot: u32, out: &mut Outbox) {
+    fn give_up_request(&mut self, slot: u32, status: BlockStatus, out: &mut Outbox) {
         let work = *self.works.get(slot);
         let lane = usize::from(work.lane);
         match (work.stage, work.kind) {
-            (Stage::Parked, _) => self.complete(slot, BlockStatus::NotServing, out),
+            (Stage::Parked, _) => self.complete(slot, status, out),
             (Stage::Running, Kind::Flush) => {
                 self.flush_waiters.retain(|&waiter| waiter != slot);
-                self.complete(slot, BlockStatus::NotServing, out);
+                self.complete(slot, status, out);
             }
             // Whoever holds it gives it back.
             (Stage::Running, Kind::Lock) => {}
@@ -166,7 +197,7 @@ impl Part {
                 let mut ready = alloc::vec::Vec::new();
                 let waited = self.lanes[lane].conflicts.forget_waiting(slot, &mut ready);
                 assert!(waited, "a request in conflict waits in its lane");
-                self.complete(slot, BlockStatus::NotServing, out);
+                self.complete(slot, status, out);
                 self.run_ready(&ready, out);
             }
             // In doubt, until the lost leader is known to have stopped.
@@ -174,9 +205,9 @@ impl Part {
             (Stage::Log, _) => {
                 let waited = self.lanes[lane].forget_waiter(slot);
                 assert!(waited, "a request that waits for the log is in one of the lists");
-                self.refuse_holder(slot, BlockStatus::NotServing, out);
+                self.refuse_holder(slot, status, out);
             }
-            (Stage::Ready, _) => self.refuse_holder(slot, BlockStatus::NotServing, out),
+            (Stage::Ready, _) => self.refuse_holder(slot, status, out),
         }
     }
 

@@ -59,6 +59,7 @@ impl Part {
         match self.posture.service {
             Service::Closed if self.posture.keeps_requests() => self.put_back(slot, out),
             Service::Closed => self.complete(slot, BlockStatus::NotServing, out),
+            Service::Held if self.hold_is_over => self.complete(slot, BlockStatus::NotReady, out),
             Service::Held => self.park(slot, Stage::Parked),
             Service::Standalone | Service::Alone | Service::Both => self.start(slot, out),
         }
@@ -102,7 +103,9 @@ impl Part {
         if work.locked {
             return self.begin(slot, out);
         }
-        let side_by_side = work.kind == Kind::Read || self.config.mutants.has(Mutant::UnorderedOverlap);
+        let mutants = self.config.mutants;
+        let unordered = mutants.has(Mutant::UnorderedOverlap) || mutants.has(Mutant::DirtyRead);
+        let side_by_side = work.kind == Kind::Read || unordered;
         let access = if side_by_side { Access::Shared } else { Access::Exclusive };
         if self.lanes[usize::from(work.lane)].conflicts.admit(slot, work.range, access) {
             self.begin(slot, out);
@@ -153,7 +156,9 @@ impl Part {
     }
 
     pub(super) fn ask_confirmation(&mut self, slot: u32, out: &mut Outbox) {
-        let (number, begin) = self.confirmations.want();
+        let under_way =
+            self.confirmations.under_way().filter(|_| self.config.mutants.has(Mutant::EarlyConfirm));
+        let (number, begin) = under_way.map_or_else(|| self.confirmations.want(), |number| (number, false));
         self.works.get_mut(slot).number = number;
         if begin {
             self.send_confirm(number, out);
@@ -270,6 +275,7 @@ impl Part {
             return;
         }
         let status = match self.posture.service {
+            Service::Held if self.hold_is_over => BlockStatus::NotReady,
             Service::Held => return,
             Service::Closed if self.posture.wind_down && work.peer == Half::Pending => return,
             Service::Closed if self.posture.keeps_requests() => return self.finish_held(slot, out),
@@ -319,7 +325,8 @@ impl Part {
     pub(super) fn end_write(&mut self, slot: u32) {
         let work = *self.works.get(slot);
         if work.kind.is_write() && work.number == 1 {
-            let stable = work.kind.fua() || work.peer != Half::Done;
+            let forget = self.config.mutants.has(Mutant::ForgetUnstable);
+            let stable = work.kind.fua() || work.peer != Half::Done || forget;
             let group = (!stable).then_some(self.flushes.open());
             self.has_unstable |= !stable;
             self.lanes[usize::from(work.lane)].write_ends(work.range, group);
@@ -455,5 +462,6 @@ pub(super) fn check_status(header: &FrameHeader) -> Result<(), LinkFault> {
         FrameStatus::Good => Ok(()),
         FrameStatus::DeviceError => Err(LinkFault::PeerDisk),
         FrameStatus::Refused => Err(LinkFault::Refused),
+        FrameStatus::NotReady => Err(LinkFault::Protocol),
     }
 }

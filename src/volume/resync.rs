@@ -16,7 +16,7 @@ use crate::replication::frame::{FLAG_LAST, FrameHeader, FrameKind};
 use crate::units::{BITMAP_BLOCK_BYTES, BlockRange, CHUNK_BYTES, LaneId};
 
 use super::effect::{Effect, LinkNo, OpId, Outbox};
-use super::messages::{LinkFault, LinkRole, PartReport, SyncRole};
+use super::messages::{LinkFault, LinkRole, PartReport, Service, SyncRole};
 use super::mutant::Mutant;
 use super::part::Part;
 use super::primary::check_status;
@@ -24,6 +24,8 @@ use super::work::{Half, Kind, Stage, Work};
 
 /// Bytes of one run in a bitmap frame: extent in lane u32, first block u16, blocks u16, little-endian.
 const RUN_BYTES: usize = 8;
+/// [`Work::number`] of a run that did not take its range.
+const WITHOUT_RANGE: u64 = 1;
 /// Blocks read and sent at once.
 const RUN_BLOCKS_MAX: u16 = (CHUNK_BYTES as u64 / BITMAP_BLOCK_BYTES) as u16;
 /// Acknowledged runs after which the source asks the target to flush even though more is on its way.
@@ -32,7 +34,7 @@ const UNFLUSHED_MAX: usize = 1024;
 const APPLIED_MAX: usize = 8 * 1024;
 
 /// One lane's side of a resync.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct LaneSync {
     source: bool,
     peer_bitmap_known: bool,
@@ -217,7 +219,11 @@ impl Part {
             let buf = Some(BufSlice { buf, offset: 0 });
             let work = Work { stage: Stage::Conflict, ..Work::new(Kind::Resync, index as u16, range, buf) };
             let slot = self.works.insert(work);
-            if self.lanes[index].conflicts.admit(slot, range, Access::Shared) {
+            // While requests are held none touches a disk, and those that hold their range wait for this very copy.
+            if self.posture.service == Service::Held {
+                self.works.get_mut(slot).number = WITHOUT_RANGE;
+                self.resync_read(slot, out);
+            } else if self.lanes[index].conflicts.admit(slot, range, Access::Shared) {
                 self.resync_read(slot, out);
             }
         }
@@ -294,7 +300,9 @@ impl Part {
     /// Gives a run's range and buffer back.
     pub(super) fn end_resync_run(&mut self, slot: u32, out: &mut Outbox) {
         let lane = usize::from(self.works.get(slot).lane);
-        self.release_range(slot, out);
+        if self.works.get(slot).number != WITHOUT_RANGE {
+            self.release_range(slot, out);
+        }
         let work = self.works.remove(slot);
         if !work.orphan {
             self.lanes[lane].sync.running -= 1;

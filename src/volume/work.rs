@@ -10,7 +10,7 @@ use crate::units::{BlockRange, RequestId, ShardId};
 use super::effect::{LinkNo, OpId};
 
 /// What a slot is busy with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
     /// An initiator's requests.
     Read,
@@ -78,7 +78,7 @@ impl Kind {
 }
 
 /// Where a slot stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Stage {
     /// The node holds requests; not looked at yet.
     Parked,
@@ -95,7 +95,7 @@ pub enum Stage {
 }
 
 /// One copy's progress.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Half {
     /// Not asked (yet).
     Idle,
@@ -107,7 +107,7 @@ pub enum Half {
 }
 
 /// A slot's content.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 pub struct Work {
     pub kind: Kind,
     pub stage: Stage,
@@ -167,14 +167,14 @@ impl Work {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Slot {
     generation: u32,
     work: Option<Work>,
 }
 
 /// The slab. Slots are reused last-in first-out; a generation tells a late answer from a current one.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub struct WorkSlab {
     slots: Vec<Slot>,
     free: Vec<u32>,

@@ -32,6 +32,7 @@ fn any_status() -> impl Strategy<Value = BlockStatus> {
     prop_oneof![
         8 => Just(BlockStatus::Good),
         1 => Just(BlockStatus::MediumError),
+        1 => Just(BlockStatus::NotReady),
         1 => Just(BlockStatus::NotServing),
     ]
 }

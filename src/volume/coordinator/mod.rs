@@ -3,11 +3,13 @@
 //!
 //! ```text
 //!  link lost ─▶ hold requests ─▶ all disks quiet ─▶ flush ─▶ compare-and-swap {me} ─▶ new generation durable ─▶ alone
-//!  promote  ─▶ drop link ─▶ all disks quiet ─▶ read record (a hint) ─▶ flush ─▶ compare-and-swap ─▶ durable ─▶ serve
-//!  resync   ─▶ every bit clear and flushed ─▶ target durable ─▶ need its acks ─▶ compare-and-swap {both}
+//!  promote   ─▶ read record (a hint) ─▶ drop link ─▶ all disks quiet ─▶ flush ─▶ compare-and-swap ─▶ durable ─▶ serve
+//!  resync    ─▶ every bit clear and flushed ─▶ target durable ─▶ need its acks ─▶ compare-and-swap {both}
+//!  hand over ─▶ both copies stable ─▶ compare-and-swap {peer leads, both} ─▶ the peer leads, this node follows
 //! ```
 //!
-//! Two layers. A [`Procedure`] is such a chain: each step asks for one thing and waits for its completion; only one
+//! The order of the steps, and what may be asked for at all, are [`crate::arbitration::rules`]; here they are carried
+//! out. Two layers. A [`Procedure`] is such a chain: each step asks for one thing and waits for its completion; only one
 //! runs at a time and nothing interrupts it. Between procedures [`Coordinator::reconcile`] compares what is with what
 //! should be and begins the next one. Messages of the peer and requests of the operator wait until no procedure runs.
 //! A session that dies in the middle of a procedure is noticed by reconcile afterwards.
@@ -15,6 +17,7 @@
 //! Absent on purpose: requests and their data (the parts'), sockets, clocks, and any decision on a *read* of the
 //! arbiter's record.
 
+mod change;
 mod defeat;
 mod operate;
 mod procedure;
@@ -24,7 +27,9 @@ mod session;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::arbitration::{Epoch, NodeSet, Record};
+use crate::arbitration::Record;
+use crate::arbitration::rules::{may_act_alone, may_lack_writes};
+pub use crate::arbitration::{CasOutcome, RecordOutcome};
 use crate::replication::control::{ByeReason, Control};
 use crate::replication::decision::Discord;
 use crate::storage::{Page, Superblock};
@@ -33,14 +38,14 @@ use crate::units::{NodeId, ShardId};
 
 use super::effect::{DiskResult, OpId};
 use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
-use super::mutant::Mutants;
+use super::mutant::{Mutant, Mutants};
 use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Role, Status, Ticket};
 
 use procedure::Procedure;
 use session::{Session, Stage};
 
 /// What a coordinator is made with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct CoordinatorConfig {
     pub node: NodeId,
     pub shards: u8,
@@ -60,7 +65,7 @@ pub struct CoordinatorConfig {
 }
 
 /// Why the coordinator ends a session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DropReason {
     /// Nothing was heard for the peer timeout.
     Silent,
@@ -73,24 +78,6 @@ pub enum DropReason {
     /// The peer said goodbye.
     Bye(ByeReason),
     Protocol,
-}
-
-/// The arbiter's answer to a compare-and-swap. A time-out is not an answer: the driver asks until it has one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CasOutcome {
-    Won,
-    /// Somebody else changed the record; this is it.
-    Lost(Record),
-    /// The arbiter is a person.
-    NeedsOperator,
-}
-
-/// The arbiter's answer to a read. Only a hint (S2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RecordOutcome {
-    Known(Record),
-    NeedsOperator,
-    Unreachable,
 }
 
 /// Effects of the coordinator.
@@ -139,7 +126,7 @@ const DISCORD_PAUSE: Duration = Duration::from_secs(5);
 pub type ControlOutbox = Vec<ControlEffect>;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Coordinator {
     config: CoordinatorConfig,
     superblock: Superblock,
@@ -173,6 +160,10 @@ pub struct Coordinator {
     arbiter_lost: Option<Record>,
     disk_failed: bool,
     surrendered: bool,
+    /// Held, and the peer that came back cannot end that soon: it lacks everything.
+    peer_is_no_help: bool,
+    /// Held, and the arbiter did not answer: when to ask again.
+    ask_again: Option<Instant>,
     stopped: bool,
     connect_allowed: bool,
     requests: VecDeque<(Ticket, OperatorCommand)>,
@@ -207,6 +198,8 @@ impl Coordinator {
             arbiter_lost: None,
             disk_failed: false,
             surrendered: false,
+            peer_is_no_help: false,
+            ask_again: None,
             stopped: false,
             connect_allowed: false,
             requests: VecDeque::new(),
@@ -228,6 +221,11 @@ impl Coordinator {
     pub fn on_session_up(&mut self, now: Instant, id: SessionId, peer_shards: u8, out: &mut ControlOutbox) {
         assert!(self.session.is_none(), "one session at a time");
         self.session = Some(Session::new(id, peer_shards, now));
+        if self.procedure.as_ref().is_some_and(Procedure::is_undecided) {
+            // Nothing was asked of the arbiter: with the peer back nothing need be.
+            self.procedure = None;
+            self.ask_again = None;
+        }
         self.tell_meeting(Event::Connected, out);
         self.after_input(now, out);
     }
@@ -333,6 +331,7 @@ impl Coordinator {
         if self.handing_over.is_some_and(|(_, until)| until <= now) {
             self.end_hand_over(Err(Refusal::PeerNotReady), out);
         }
+        self.read_again(now, out);
         if self.discord_until.is_some_and(|until| until <= now) {
             self.discord_until = None;
         }
@@ -342,8 +341,8 @@ impl Coordinator {
     pub fn deadline(&self) -> Option<Instant> {
         let session = self.session.as_ref().filter(|session| !session.dropping);
         let peer = session.map(|session| session.next_check(self.config.peer_timeout));
-        let patience = earliest(self.discord_until, self.hold_until);
-        earliest(earliest(peer, patience), self.handing_over.map(|(_, until)| until))
+        let pauses = earliest(earliest(self.discord_until, self.hold_until), self.ask_again);
+        earliest(earliest(peer, pauses), self.handing_over.map(|(_, until)| until))
     }
 
     /// The superblock's bytes and the copy (0 or 1) they are for. Called while the effect is drained.
@@ -411,7 +410,10 @@ impl Coordinator {
     }
 
     fn may_connect(&self) -> bool {
-        let free = self.procedure.as_ref().is_none_or(Procedure::lets_peer_in);
+        let lets_in = |procedure: &Procedure| {
+            procedure.lets_peer_in() && !(procedure.is_undecided() && self.peer_is_no_help)
+        };
+        let free = self.procedure.as_ref().is_none_or(lets_in);
         let willing =
             self.connect_wanted && self.discord_until.is_none() && !self.disk_failed && !self.stopped;
         self.config.replicated && willing && free
@@ -423,6 +425,9 @@ impl Coordinator {
         self.posture.serial += 1;
         self.posture.epoch = self.posture.epoch.max(self.superblock.record.epoch);
         assert!(self.posture.service != Service::Both || self.posture.link == LinkRole::Lead);
+        let alone = self.posture.service == Service::Alone;
+        let granted = may_act_alone(self.me(), self.superblock.record);
+        assert!(!alone || granted || self.config.mutants != Mutants::NONE, "R3: alone only by the record");
         self.unsettled = self.all_shards();
         self.clean = 0;
         out.push(ControlEffect::Posture(self.posture));
@@ -535,15 +540,15 @@ fn bit(shard: ShardId) -> u64 {
     1 << shard.0
 }
 
-/// Did this node lose a volatile cache with acknowledged writes that only the other may still hold? Not if its record
-/// names it alone: then it wrote through. Not if it stopped in order: then it had flushed.
+/// Did this node lose a volatile cache with acknowledged writes that only the other may still hold (R7, R8)?
 fn lost_cache(config: &CoordinatorConfig, superblock: &Superblock) -> bool {
-    let alone = superblock.record.in_sync == NodeSet::only(config.node);
-    if !config.replicated || superblock.record.epoch == Epoch(0) || alone {
+    let was_primary = superblock.record.primary == Some(config.node);
+    let trusted = if was_primary { Mutant::TrustLostPrimary } else { Mutant::TrustLostSecondary };
+    if !config.replicated || config.mutants.has(trusted) {
         return false;
     }
     let rebooted = superblock.boot_id != config.boot_id;
     let lost_now = rebooted && config.volatile_cache && !superblock.flags.clean_shutdown;
-    // The doubt of an earlier start.
-    superblock.flags.outdated || lost_now
+    // Or the doubt of an earlier start.
+    may_lack_writes(config.node, superblock.record, superblock.flags.outdated || lost_now)
 }

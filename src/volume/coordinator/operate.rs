@@ -4,6 +4,7 @@ use crate::arbitration::NodeSet;
 use crate::time::{Duration, Instant};
 
 use super::super::messages::Service;
+use super::super::mutant::Mutant;
 use super::super::operator::{Event, OperatorCommand, Refusal, Role, Ticket};
 use super::procedure::{Goal, Procedure, Wait};
 use super::session::Stage;
@@ -42,7 +43,7 @@ impl Coordinator {
                     return true;
                 }
                 out.push(ControlEffect::Event(Event::ForcedPromotion { fenced: node }));
-                self.on_won(now, proposed, out);
+                self.on_granted(now, proposed, out);
                 self.reply(Some(ticket), Ok(()), out);
                 true
             }
@@ -63,7 +64,7 @@ impl Coordinator {
 
     /// Held, flushed, and the arbiter does not answer.
     fn is_asking_to_go_alone(&self) -> bool {
-        matches!(self.procedure, Some(Procedure { goal: Goal::GoAlone, wait: Wait::Swap(_) }))
+        matches!(self.procedure, Some(Procedure { goal: Goal::GoAlone, wait: Wait::Swap(_) | Wait::Read }))
     }
 
     /// There is nothing to drain to and nothing to record on.
@@ -80,7 +81,8 @@ impl Coordinator {
     /// Takes the next request of the queue. Returns whether something was done.
     pub(super) fn next_request(&mut self, _now: Instant, out: &mut ControlOutbox) -> bool {
         let Some(&(ticket, command)) = self.requests.front() else { return false };
-        if !self.is_settled() && self.posture.service != Service::Both {
+        let undrained = self.config.mutants.has(Mutant::PromoteUndrained);
+        if !self.is_settled() && self.posture.service != Service::Both && !undrained {
             return false;
         }
         let meeting = self.live_session().is_some_and(|session| session.stage == Stage::Meeting);
@@ -116,6 +118,10 @@ impl Coordinator {
         out: &mut ControlOutbox,
     ) -> Result<(), Refusal> {
         if self.role == Role::Primary {
+            if self.posture.service == Service::Held {
+                // Its peer is back and being brought level.
+                return Err(Refusal::Busy);
+            }
             self.reply(Some(ticket), Ok(()), out);
             return Ok(());
         }
@@ -132,7 +138,7 @@ impl Coordinator {
         if force.is_none() && flags.sync_target {
             return Err(Refusal::Inconsistent);
         }
-        if self.follows_primary() {
+        if self.follows_primary() && !self.config.mutants.has(Mutant::PromoteWithLinkOpen) {
             return Err(Refusal::PeerIsPrimary);
         }
         self.begin_promote(Some(ticket), seed, force, out);

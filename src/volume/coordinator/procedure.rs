@@ -1,8 +1,10 @@
 //! Procedures: chains of steps, each of which asks for one thing and goes on when it is done. See the drawing in the
-//! parent module. Nothing interrupts a procedure except the failure of the own disk; what happened meanwhile is seen
+//! parent module. Those that change the arbiter's record go by [`Change::steps`]: see [`change`](super::change). Nothing
+//! interrupts a procedure except the failure of the own disk; what happened meanwhile is seen
 //! by reconcile when it is over.
 
-use crate::arbitration::{Epoch, NodeSet, Record};
+use crate::arbitration::rules::{Change, Step};
+use crate::arbitration::{Epoch, Record};
 use crate::replication::control::{Control, Copy};
 use crate::storage::Generations;
 use crate::time::Instant;
@@ -12,11 +14,11 @@ use super::super::effect::OpId;
 use super::super::messages::{LinkRole, Service, SyncRole};
 use super::super::mutant::Mutant;
 use super::super::operator::{Event, Refusal, Role, Ticket};
-use super::session::{Awaited, Stage};
-use super::{CasOutcome, ControlEffect, ControlOutbox, Coordinator, RecordOutcome};
+use super::session::Stage;
+use super::{ControlEffect, ControlOutbox, Coordinator};
 
 /// What a procedure is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Goal {
     /// After start: record the boot, let the parts report.
     Boot,
@@ -77,7 +79,7 @@ pub(super) enum Goal {
 }
 
 /// What a running procedure waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Wait {
     /// All parts settled in the current posture.
     Settled,
@@ -95,26 +97,47 @@ pub(super) enum Wait {
 }
 
 /// A procedure and the step it is in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Procedure {
     pub goal: Goal,
     pub wait: Wait,
 }
 
+impl Goal {
+    /// The change of the record that it is about, if any; then [`Change::steps`] says what comes when.
+    pub fn change(&self) -> Option<Change> {
+        Some(match self {
+            Self::GoAlone => Change::Alone,
+            Self::Promote { beside: None, .. } => Change::Promote,
+            Self::Promote { beside: Some(_), .. } => Change::PromoteBeside,
+            Self::AddPeer { .. } => Change::Add,
+            Self::Switchover { .. } => Change::HandOver,
+            Self::Surrender => Change::Surrender,
+            _ => return None,
+        })
+    }
+}
+
 impl Procedure {
+    /// Held, and nothing has been asked of the arbiter: the peer's return would end the wait.
+    pub fn is_undecided(&self) -> bool {
+        matches!((self.goal, self.wait), (Goal::GoAlone, Wait::Read | Wait::Person(_)))
+    }
+
     /// May a session be established while it runs? Not while it decides alone.
     pub fn lets_peer_in(&self) -> bool {
-        matches!(
-            self.goal,
-            Goal::FlushSource { .. }
-                | Goal::AddPeer { .. }
-                | Goal::EndIdleSync { .. }
-                | Goal::Follow { .. }
-                | Goal::FinishTarget { .. }
-                | Goal::Commit { .. }
-                | Goal::TakeOver { .. }
-                | Goal::Promote { beside: Some(_), .. }
-        )
+        self.is_undecided()
+            || matches!(
+                self.goal,
+                Goal::FlushSource { .. }
+                    | Goal::AddPeer { .. }
+                    | Goal::EndIdleSync { .. }
+                    | Goal::Follow { .. }
+                    | Goal::FinishTarget { .. }
+                    | Goal::Commit { .. }
+                    | Goal::TakeOver { .. }
+                    | Goal::Promote { beside: Some(_), .. }
+            )
     }
 }
 
@@ -123,7 +146,7 @@ impl Coordinator {
         self.set_procedure(Procedure { goal, wait });
     }
 
-    fn wait_for(&mut self, wait: Wait) {
+    pub(super) fn wait_for(&mut self, wait: Wait) {
         self.procedure.as_mut().expect("a procedure runs").wait = wait;
     }
 
@@ -131,27 +154,19 @@ impl Coordinator {
         self.procedure = None;
     }
 
-    fn record(&mut self, out: &mut ControlOutbox) {
+    pub(super) fn record(&mut self, out: &mut ControlOutbox) {
         let op = self.write_superblock(out);
         self.wait_for(Wait::RecordedOnce(op));
     }
 
-    fn begin_recording(&mut self, goal: Goal, out: &mut ControlOutbox) {
+    pub(super) fn begin_recording(&mut self, goal: Goal, out: &mut ControlOutbox) {
         let op = self.write_superblock(out);
         self.begin(goal, Wait::RecordedOnce(op));
     }
 
-    fn flush_first(&mut self, out: &mut ControlOutbox) {
+    pub(super) fn flush_first(&mut self, out: &mut ControlOutbox) {
         let op = self.flush(out);
         self.wait_for(Wait::Flushed(op));
-    }
-
-    fn swap(&mut self, expected: Record, mut proposed: Record, out: &mut ControlOutbox) {
-        // Above what this node has seen, even where the arbiter has lost that.
-        proposed.epoch = expected.epoch.max(self.superblock.record.epoch).next();
-        proposed.nonce = self.fresh();
-        out.push(ControlEffect::Cas { expected, proposed });
-        self.wait_for(Wait::Swap(proposed));
     }
 
     // ---- beginnings ----
@@ -163,50 +178,6 @@ impl Coordinator {
         self.begin_recording(Goal::Boot, out);
         let (record, flags) = (self.superblock.record, self.superblock.flags);
         out.push(ControlEffect::Event(Event::Started { record, flags }));
-    }
-
-    pub(super) fn begin_go_alone(&mut self, out: &mut ControlOutbox) {
-        out.push(ControlEffect::Event(Event::Suspended));
-        self.begin(Goal::GoAlone, Wait::Settled);
-        self.settle_without_link(Service::Held, out);
-        self.drop_session(super::DropReason::OnPurpose, out);
-    }
-
-    pub(super) fn begin_promote(
-        &mut self,
-        ticket: Option<Ticket>,
-        seed: bool,
-        force: Option<NodeId>,
-        out: &mut ControlOutbox,
-    ) {
-        let beside =
-            self.live_session().filter(|session| session.stage == Stage::Idle).map(|session| session.id);
-        // The hint first: what it refuses leaves the session, and a resync that runs in it, alone.
-        self.begin(Goal::Promote { ticket, seed, force, beside }, Wait::Read);
-        out.push(ControlEffect::ReadRecord);
-    }
-
-    /// R2: close the link, drop what was received but not applied, let the own disk drain.
-    fn close_link(&mut self, out: &mut ControlOutbox) {
-        self.drop_session(super::DropReason::OnPurpose, out);
-        self.settle_without_link(Service::Closed, out);
-        self.wait_for(Wait::Settled);
-    }
-
-    /// R12: the old primary's last act was the change that names this node, with both in sync; it follows from now on.
-    /// No change of this node's own is needed: until there is one it answers nothing without the old primary's word.
-    pub(super) fn begin_take_over(&mut self, record: Record, out: &mut ControlOutbox) {
-        self.superblock.record = record;
-        let session = self.session.as_ref().expect("handed over in a session").id;
-        self.set_stage(Stage::Idle);
-        self.settle_for_hand_over(out);
-        self.begin(Goal::TakeOver { session }, Wait::Settled);
-    }
-
-    /// Asks whether the arbiter is there before anything is stopped for it.
-    pub(super) fn begin_switchover(&mut self, ticket: Ticket, out: &mut ControlOutbox) {
-        self.begin(Goal::Switchover { ticket: Some(ticket) }, Wait::Read);
-        out.push(ControlEffect::ReadRecord);
     }
 
     /// The target's copy counts for nothing from now on, so what this one has only in its cache must not be lost.
@@ -255,20 +226,6 @@ impl Coordinator {
         self.begin_recording(Goal::Commit { session, idle }, out);
     }
 
-    /// From now on the peer's acknowledgement is needed: before the arbiter hears of it, not after (R3).
-    pub(super) fn begin_add_peer(&mut self, out: &mut ControlOutbox) {
-        let session = self.session.as_ref().expect("a leader has a session").id;
-        self.set_posture(
-            |posture| {
-                posture.service = Service::Both;
-                posture.sync = SyncRole::None;
-                posture.write_through = true;
-            },
-            out,
-        );
-        self.begin(Goal::AddPeer { session }, Wait::Settled);
-    }
-
     pub(super) fn begin_end_idle_sync(&mut self, out: &mut ControlOutbox) {
         let session = self.session.as_ref().expect("a leader has a session").id;
         self.superblock.generations.back_in_sync();
@@ -286,6 +243,11 @@ impl Coordinator {
 
     /// The session went away. A procedure that waits for the peer's part of winding down must not wait for ever.
     pub(super) fn on_session_lost(&mut self, out: &mut ControlOutbox) {
+        let adding =
+            matches!(self.procedure, Some(Procedure { goal: Goal::AddPeer { .. }, wait: Wait::Swap(_) }));
+        if adding && self.config.mutants.has(Mutant::AddAfterAnswer) {
+            return self.done();
+        }
         let Some(Procedure { goal, wait: Wait::Settled | Wait::Read }) = self.procedure else { return };
         match goal {
             Goal::Demote { .. } | Goal::Stop { .. } => self.wind_down(false, false, out),
@@ -295,39 +257,6 @@ impl Coordinator {
             }
             _ => {}
         }
-    }
-
-    /// The disk failed. With an in-sync peer the service can be handed over; otherwise requests end in errors where
-    /// they are. Returns whether a procedure was begun.
-    pub(super) fn begin_surrender(&mut self, out: &mut ControlOutbox) -> bool {
-        self.surrendered = true;
-        self.drop_session(super::DropReason::OnPurpose, out);
-        let shared = self.superblock.record.in_sync == NodeSet::BOTH;
-        if self.superblock.record.in_sync != NodeSet::only(self.me()) {
-            // A failed flush may have taken acknowledged writes with it. The next start must know, if the device still
-            // takes this.
-            self.superblock.flags.outdated = true;
-            self.write_superblock(out);
-        }
-        if self.role == Role::Secondary {
-            return true;
-        }
-        if !shared {
-            // The only copy answers with errors where it is bad. Not if it waits for what cannot come any more.
-            if matches!(self.posture.service, Service::Held | Service::Both) {
-                self.close_for_good(out);
-            }
-            return true;
-        }
-        self.close_for_good(out);
-        // The disk may never answer what it was asked, so nothing is waited for but the arbiter.
-        let peer = self.me().peer();
-        self.begin(Goal::Surrender, Wait::Settled);
-        // Nobody is made the only copy by another's word: the peer may have to flush first, or lack writes itself. It asks
-        // for that when it promotes; this node knows from its superblock that it is not to be trusted.
-        let record = self.superblock.record;
-        self.swap(record, Record { primary: Some(peer), ..record }, out);
-        true
     }
 
     /// Serves no more, whatever the disk still owes.
@@ -341,24 +270,12 @@ impl Coordinator {
 
     pub(super) fn on_settled(&mut self, _now: Instant, out: &mut ControlOutbox) {
         let Some(Procedure { goal, wait: Wait::Settled }) = self.procedure else { return };
+        if goal.change().is_some() {
+            return self.go_on(Step::Settle, out);
+        }
         match goal {
             Goal::Boot => self.end_boot(out),
-            Goal::GoAlone if self.config.mutants.has(Mutant::AloneBeforeArbiter) => {
-                self.settle_without_link(Service::Alone, out);
-                self.ask_alone(out);
-            }
-            Goal::GoAlone if self.config.mutants.has(Mutant::SkipFlushBeforeAlone) => self.ask_alone(out),
-            Goal::GoAlone => self.flush_first(out),
-            Goal::Promote { .. } => self.flush_first(out),
             Goal::TakeOver { .. } => self.record(out),
-            Goal::AddPeer { .. } if self.superblock.record.in_sync == NodeSet::BOTH => {
-                self.count_peer_in(out)
-            }
-            Goal::AddPeer { .. } => {
-                let record = self.superblock.record;
-                let proposed = Record { primary: Some(self.me()), in_sync: NodeSet::BOTH, ..record };
-                self.swap(record, proposed, out);
-            }
             Goal::Follow { session, copy, .. } => {
                 self.done();
                 if self.is_current(session) {
@@ -375,12 +292,17 @@ impl Coordinator {
                 out.push(ControlEffect::Event(Event::ResyncFinished { source: false }));
             }
             Goal::EndIdleSync { .. } | Goal::Commit { .. } => self.done(),
-            Goal::Demote { .. } | Goal::Stop { .. } | Goal::Switchover { .. } => self.flush_first(out),
+            Goal::Demote { .. } | Goal::Stop { .. } => self.flush_first(out),
             Goal::Fence => {
                 self.superblock.flags.outdated |= !self.superblock.record.in_sync.contains(self.me());
                 self.record(out);
             }
-            Goal::Surrender | Goal::FlushSource { .. } => {}
+            Goal::FlushSource { .. }
+            | Goal::GoAlone
+            | Goal::Promote { .. }
+            | Goal::AddPeer { .. }
+            | Goal::Switchover { .. }
+            | Goal::Surrender => {}
         }
     }
 
@@ -402,19 +324,15 @@ impl Coordinator {
             // A flush that succeeds after one that failed says nothing.
             return self.give_up_procedure(out);
         }
+        if goal.change().is_some() {
+            return self.go_on(Step::Flush, out);
+        }
         match goal {
-            Goal::GoAlone => self.ask_alone(out),
             Goal::FlushSource { session, copy } => {
                 self.done();
                 if self.is_current(session) {
                     self.begin_leading(copy, out);
                 }
-            }
-            Goal::Promote { .. } => self.ask_promotion(out),
-            Goal::Switchover { .. } => {
-                let record = self.superblock.record;
-                let peer = self.me().peer();
-                self.swap(record, Record { primary: Some(peer), ..record }, out);
             }
             Goal::Demote { .. } => {
                 self.role = Role::Secondary;
@@ -429,165 +347,15 @@ impl Coordinator {
         }
     }
 
-    fn ask_alone(&mut self, out: &mut ControlOutbox) {
-        let record = self.superblock.record;
-        let proposed = Record { primary: Some(self.me()), in_sync: NodeSet::only(self.me()), ..record };
-        if (record.primary, record.in_sync) == (proposed.primary, proposed.in_sync) {
-            // The peer was never counted in: nobody can have changed the record. It may have taken over this node's
-            // generation, though, at the end of a resync.
-            self.start_generation();
-            return self.record(out);
-        }
-        self.swap(record, proposed, out);
-    }
-
-    /// What this node takes from here on, the peer does not get.
-    fn start_generation(&mut self) {
-        self.generation_told = false;
-        if !self.config.mutants.has(Mutant::SkipGenerationBump) {
-            let fresh = self.fresh();
-            self.superblock.generations.go_alone(fresh);
-        }
-    }
-
-    /// The record is at hand (in the superblock) and every gate was passed: ask the arbiter.
-    fn ask_promotion(&mut self, out: &mut ControlOutbox) {
-        let Some(Procedure { goal: Goal::Promote { beside, .. }, .. }) = self.procedure else { return };
-        let record = self.superblock.record;
-        let in_sync = if beside.is_some() { NodeSet::BOTH } else { NodeSet::only(self.me()) };
-        let expected = self.arbiter_lost.take().unwrap_or(record);
-        self.swap(expected, Record { primary: Some(self.me()), in_sync, ..record }, out);
-    }
-
-    pub(super) fn on_record_read(&mut self, _now: Instant, outcome: RecordOutcome, out: &mut ControlOutbox) {
-        let Some(Procedure { goal, wait: Wait::Read }) = self.procedure else { return };
-        match (goal, outcome) {
-            (Goal::Promote { .. }, RecordOutcome::Unreachable) => {
-                self.refuse_promotion(Refusal::ArbiterUnreachable, out);
-            }
-            (Goal::Promote { .. }, RecordOutcome::Known(hint)) => self.judge_promotion(hint, false, out),
-            // Only this node's own knowledge is left.
-            (Goal::Promote { .. }, RecordOutcome::NeedsOperator) => {
-                self.judge_promotion(self.superblock.record, true, out);
-            }
-            (Goal::Switchover { ticket }, RecordOutcome::Unreachable) => {
-                self.done();
-                self.reply(ticket, Err(Refusal::ArbiterUnreachable), out);
-            }
-            (Goal::Switchover { .. }, _) => {
-                self.wait_for(Wait::Settled);
-                self.stop_serving(out);
-            }
-            _ => {}
-        }
-    }
-
-    /// The gates of a promotion. `by_person`: the arbiter is a person, and the hint this node's own memory.
-    fn judge_promotion(&mut self, hint: Record, by_person: bool, out: &mut ControlOutbox) {
-        let Some(Procedure { goal: Goal::Promote { ticket, force, seed, beside }, .. }) = self.procedure
-        else {
-            return;
-        };
-        let seen = self.superblock.record;
-        let lost = hint.epoch < seen.epoch;
-        if lost && force.is_none() {
-            return self.refuse_promotion(Refusal::ArbiterLostData { record: hint, seen }, out);
-        }
-        // By force: what this node has seen is written over what the arbiter has left.
-        self.arbiter_lost = lost.then_some(hint);
-        let hint = if lost { seen } else { hint };
-        let fresh = hint.epoch == Epoch(0);
-        if force.is_none() && !fresh && !hint.in_sync.contains(self.me()) {
-            return self.refuse_promotion(Refusal::NotInSync { record: hint }, out);
-        }
-        // Named alone it had flushed before, and wrote through since: a lost cache cost it nothing (D3).
-        let only_me = hint.in_sync == NodeSet::only(self.me());
-        if self.suspect && !only_me && force.is_none() {
-            return self.refuse_promotion(Refusal::MayLackWrites, out);
-        }
-        let may_be_seeded = seed && (fresh || force.is_some());
-        if self.superblock.flags.just_created && !may_be_seeded {
-            return self.refuse_promotion(Refusal::NeverSynced, out);
-        }
-        // Beside a peer that the record leaves out this node serves alone first; the resync counts the peer in.
-        let together = fresh || hint.in_sync == NodeSet::BOTH;
-        let beside = beside.filter(|&session| self.is_current(session) && together);
-        if by_person && beside.is_none() && force.is_none() {
-            return self.refuse_promotion(Refusal::NeedsOperator, out);
-        }
-        self.superblock.record = hint;
-        self.procedure =
-            Some(Procedure { goal: Goal::Promote { ticket, seed, force, beside }, wait: Wait::Read });
-        if beside.is_some() { self.ask_promotion(out) } else { self.close_link(out) }
-    }
-
-    pub(super) fn on_swapped(&mut self, now: Instant, outcome: CasOutcome, out: &mut ControlOutbox) {
-        let Some(Procedure { goal, wait: Wait::Swap(proposed) }) = self.procedure else { return };
-        match outcome {
-            CasOutcome::Won => self.on_won(now, proposed, out),
-            CasOutcome::NeedsOperator => match goal {
-                Goal::Promote { force: Some(_), .. } => self.on_won(now, proposed, out),
-                Goal::Promote { beside: Some(_), .. } | Goal::Switchover { .. } | Goal::AddPeer { .. } => {
-                    // Both nodes are here and agree; no third vote is needed to widen or move the set.
-                    self.on_won(now, proposed, out);
-                }
-                Goal::Promote { .. } => self.refuse_promotion(Refusal::NeedsOperator, out),
-                _ => self.wait_for(Wait::Person(proposed)),
-            },
-            CasOutcome::Lost(current) => self.on_lost(goal, current, out),
-        }
-    }
-
-    /// The change is committed: rights grow by this, and by nothing else (R1).
-    pub(super) fn on_won(&mut self, _now: Instant, record: Record, out: &mut ControlOutbox) {
-        let Some(Procedure { goal, .. }) = self.procedure else { return };
-        let alone = record.in_sync == NodeSet::only(self.me());
-        self.superblock.record = record;
-        if self.superblock.flags.just_created && matches!(goal, Goal::Promote { .. }) {
-            // What is on this disk is the first copy now, and not before: another node may have been faster.
-            self.superblock.flags.just_created = false;
-            self.superblock.generations = Generations::new(self.fresh());
-        }
-        if alone && record.primary == Some(self.me()) {
-            self.start_generation();
-        }
-        match goal {
-            Goal::AddPeer { .. } => self.superblock.generations.back_in_sync(),
-            Goal::Promote { .. } => {
-                self.discord = None;
-                self.suspect = false;
-                self.superblock.flags.outdated = false;
-                self.superblock.flags.sync_target = false;
-                self.superblock.flags.full_sync = false;
-            }
-            Goal::Surrender => return self.done(),
-            // This node records it when it follows. Until then it knows less, and serves nobody.
-            Goal::Switchover { ticket } => return self.hand_over(ticket, out),
-            _ => {}
-        }
-        self.record(out);
-    }
-
-    pub(super) fn refuse_promotion(&mut self, refusal: Refusal, out: &mut ControlOutbox) {
-        self.arbiter_lost = None;
-        if let Some(Procedure { goal: Goal::Promote { ticket, .. }, .. }) = self.procedure {
-            self.reply(ticket, Err(refusal), out);
-        }
-        self.done();
-    }
-
     fn on_recorded(&mut self, _now: Instant, goal: Goal, out: &mut ControlOutbox) {
+        if goal.change().is_some() {
+            return self.go_on(Step::Record, out);
+        }
         match goal {
             Goal::Boot => {
                 self.settle_without_link(Service::Closed, out);
                 self.wait_for(Wait::Settled);
             }
-            Goal::GoAlone => {
-                self.done();
-                self.serve_alone(out);
-            }
-            Goal::Promote { ticket, force, beside, .. } => self.end_promote(ticket, force, beside, out),
-            Goal::AddPeer { .. } => self.count_peer_in(out),
             Goal::EndIdleSync { session } => {
                 if self.is_current(session) {
                     self.set_stage(Stage::Idle);
@@ -623,8 +391,17 @@ impl Coordinator {
                 out.push(ControlEffect::Event(Event::Stopped));
                 self.reply(Some(ticket), Ok(()), out);
             }
-            Goal::TakeOver { session } => self.end_promote(None, None, Some(session), out),
-            Goal::Switchover { .. } | Goal::Fence | Goal::Surrender | Goal::FlushSource { .. } => self.done(),
+            Goal::TakeOver { session } => {
+                self.done();
+                self.end_promote(None, None, Some(session), out);
+            }
+            Goal::Fence => self.done(),
+            Goal::FlushSource { .. }
+            | Goal::GoAlone
+            | Goal::Promote { .. }
+            | Goal::AddPeer { .. }
+            | Goal::Switchover { .. }
+            | Goal::Surrender => {}
         }
     }
 
@@ -632,52 +409,15 @@ impl Coordinator {
 
     fn end_boot(&mut self, out: &mut ControlOutbox) {
         self.done();
+        let named = self.superblock.record.primary == Some(self.me());
+        if named && self.config.mutants.has(Mutant::ServeBeforeClaim) {
+            self.role = Role::Primary;
+            self.serve_alone(out);
+        }
         if !self.config.replicated {
             self.role = Role::Primary;
             self.settle_without_link(Service::Standalone, out);
             self.set_serving(true, out);
-        }
-    }
-
-    fn serve_alone(&mut self, out: &mut ControlOutbox) {
-        let record = self.superblock.record;
-        out.push(ControlEffect::Event(Event::AloneNow { record }));
-        self.settle_without_link(Service::Alone, out);
-        self.set_serving(true, out);
-    }
-
-    fn end_promote(
-        &mut self,
-        ticket: Option<Ticket>,
-        force: Option<NodeId>,
-        beside: Option<SessionId>,
-        out: &mut ControlOutbox,
-    ) {
-        self.done();
-        self.role = Role::Primary;
-        if let Some(fenced) = force {
-            out.push(ControlEffect::Event(Event::ForcedPromotion { fenced }));
-        }
-        let record = self.superblock.record;
-        out.push(ControlEffect::Event(Event::Promoted { record, alone: beside.is_none() }));
-        self.reply(ticket, Ok(()), out);
-        match beside {
-            None => self.serve_alone(out),
-            Some(session) if self.is_current(session) => self.begin_leading(Copy::Nothing, out),
-            // The peer went away meanwhile: reconcile goes alone.
-            Some(_) => {}
-        }
-    }
-
-    fn count_peer_in(&mut self, out: &mut ControlOutbox) {
-        let Some(Procedure { goal: Goal::AddPeer { session }, .. }) = self.procedure else { return };
-        self.done();
-        let record = self.superblock.record;
-        out.push(ControlEffect::Event(Event::PeerInSync { record }));
-        self.set_posture(|posture| posture.write_through = false, out);
-        if self.is_current(session) {
-            self.set_stage(Stage::Leading { copy: Copy::Nothing, awaited: Awaited::Nothing, steady: true });
-            self.send(Control::Commit { record, idle: false }, out);
         }
     }
 
@@ -702,17 +442,6 @@ impl Coordinator {
             out,
         );
         self.wait_for(Wait::Settled);
-    }
-
-    fn hand_over(&mut self, ticket: Option<Ticket>, out: &mut ControlOutbox) {
-        self.done();
-        self.role = Role::Secondary;
-        let record = self.superblock.record;
-        out.push(ControlEffect::Event(Event::HandedOver { record }));
-        self.settle_for_hand_over(out);
-        self.set_stage(Stage::Idle);
-        self.send(Control::Handover { record }, out);
-        self.await_take_over(ticket, out);
     }
 
     pub(super) fn is_current(&self, session: SessionId) -> bool {

@@ -5,6 +5,7 @@
 use alloc::collections::VecDeque;
 
 use crate::arbitration::NodeSet;
+use crate::arbitration::rules::may_act_alone;
 use crate::replication::control::{ByeReason, Control, Copy, PeerState};
 use crate::replication::decision::{Discord, Relation, decide};
 use crate::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use super::{ControlEffect, ControlOutbox, Coordinator, DropReason};
 pub(super) const INBOX_MAX: usize = 16;
 
 /// Where the two stand in the session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Stage {
     /// States are being exchanged.
     Meeting,
@@ -41,7 +42,7 @@ pub(super) enum Stage {
 }
 
 /// What a leader waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Awaited {
     Following,
     /// Own parts: every bit clear.
@@ -51,7 +52,7 @@ pub(super) enum Awaited {
 }
 
 /// One session.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Session {
     pub id: SessionId,
     pub peer_shards: u8,
@@ -165,7 +166,8 @@ impl Coordinator {
             return true;
         }
         let leads = matches!(session.stage, Stage::Leading { awaited, .. } if awaited != Awaited::Following);
-        if leads && !session.told_serving && self.role == Role::Primary && self.unsettled == 0 {
+        let held = self.posture.service == Service::Held;
+        if leads && !session.told_serving && self.role == Role::Primary && !held && self.unsettled == 0 {
             session.told_serving = true;
             self.send(Control::Serving, out);
             return true;
@@ -215,6 +217,11 @@ impl Coordinator {
             Err(Discord::NoData) => self.set_stage(Stage::NoData),
             Ok(Relation::Idle) => self.set_stage(Stage::Idle),
             Ok(Relation::Follow(_)) => self.set_stage(Stage::AwaitingLead),
+            Ok(Relation::Lead(Copy::Everything)) if self.needs_peer() => {
+                // Initiators do not wait for a whole disk.
+                self.peer_is_no_help = true;
+                self.drop_session(DropReason::Changed, out);
+            }
             Ok(Relation::Lead(copy)) if copy != Copy::Nothing && self.role == Role::Secondary => {
                 self.begin_flush_source(copy, out);
             }
@@ -262,6 +269,8 @@ impl Coordinator {
                 self.end_hand_over(Ok(()), out);
                 self.begin_following(epoch, record, copy, out);
             }
+            // It was promoted while this node was: one of the two changes of the record is the newer. Meet again and see.
+            (Control::Lead { .. }, _) => self.drop_session(DropReason::Changed, out),
             (Control::Following, Stage::Leading { copy, awaited: Awaited::Following, .. }) => {
                 self.lead(copy, out)
             }
@@ -301,7 +310,13 @@ impl Coordinator {
         let (service, sync, awaited) = match copy {
             Copy::Nothing => (Service::Both, SyncRole::None, Awaited::Nothing),
             copy => {
-                let service = if primary { Service::Alone } else { Service::Closed };
+                // Counted in and yet not the same: requests go on being held until it is (R3).
+                let alone = may_act_alone(self.me(), self.superblock.record);
+                let service = match (primary, alone) {
+                    (true, true) => Service::Alone,
+                    (true, false) => Service::Held,
+                    (false, _) => Service::Closed,
+                };
                 out.push(ControlEffect::Event(Event::ResyncStarted {
                     source: true,
                     full: copy == Copy::Everything,
@@ -323,9 +338,14 @@ impl Coordinator {
             },
             out,
         );
-        if service != Service::Closed {
+        if matches!(service, Service::Alone | Service::Both) {
             self.set_serving(true, out);
         }
+    }
+
+    /// Primary, and not able to answer anything by itself?
+    pub(super) fn needs_peer(&self) -> bool {
+        self.role == Role::Primary && !matches!(self.posture.service, Service::Alone | Service::Standalone)
     }
 
     /// The target has everything, durably, and says so on its own disk.
@@ -359,11 +379,9 @@ impl Coordinator {
         if self.posture.link != LinkRole::Off && self.posture.session != live {
             return self.on_peer_lost(out);
         }
-        let needs_peer = !matches!(self.posture.service, Service::Alone | Service::Standalone);
-        let leading =
-            self.live_session().is_some_and(|session| matches!(session.stage, Stage::Leading { .. }));
-        if self.role == Role::Primary && needs_peer && !leading && !self.disk_failed {
-            // Promoted beside a peer that went away before it followed.
+        let hopeful = |session: &Session| matches!(session.stage, Stage::Leading { .. } | Stage::Meeting);
+        if self.needs_peer() && !self.live_session().is_some_and(hopeful) && !self.disk_failed {
+            // Promoted beside a peer that went away before it followed, or came back and went again.
             self.begin_go_alone(out);
             return true;
         }

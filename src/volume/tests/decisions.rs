@@ -161,6 +161,155 @@ fn a_loser_that_restarts_in_the_middle_is_still_the_loser() {
     assert_eq!(pair.nodes[A].disk.block(X), 2);
 }
 
+/// The link blinks; nobody was asked, so nothing has changed, and what was held is answered by both.
+fn blink(pair: &mut Pair) {
+    pair.write(A, X, 1);
+    pair.held[A] = true;
+    let lost = pair.begin_write(A, X, 2, false);
+    let behind = pair.begin_write(A, X, 3, false);
+    let flush = pair.begin_flush(A);
+    let read = pair.begin_read(A, Y);
+    pair.run();
+    pair.unplugged = true;
+    pair.cut();
+    pair.held[A] = false;
+    pair.run();
+    let late = pair.begin_write(A, Z, 4, true);
+    pair.run();
+    for request in [lost, behind, flush, read, late] {
+        assert_eq!(pair.answer(A, request), None, "held");
+    }
+    let record = pair.coordinator(A).superblock().record;
+    pair.unplugged = false;
+    pair.run();
+    for request in [lost, behind, flush, read, late] {
+        assert_eq!(pair.answer(A, request), Some(BlockStatus::Good));
+    }
+    assert_eq!(pair.coordinator(A).superblock().record, record, "nothing was decided");
+    assert!(is_together(pair, A));
+    check(pair);
+    pair.kill(A);
+    pair.run();
+    pair.check_written(B);
+}
+
+#[test]
+fn a_link_that_comes_back_ends_the_wait_for_a_person() {
+    let mut pair = serving([1, 1]);
+    pair.arbiter.is_person = true;
+    blink(&mut pair);
+}
+
+#[test]
+fn a_link_that_comes_back_ends_the_wait_for_an_arbiter_that_is_away() {
+    let mut pair = serving([1, 1]);
+    pair.arbiter.is_away = true;
+    blink(&mut pair);
+    let mut pair = serving([2, 3]);
+    pair.arbiter.is_away = true;
+    blink(&mut pair);
+}
+
+#[test]
+fn an_arbiter_that_comes_back_ends_the_wait_too() {
+    let mut pair = serving([1, 1]);
+    pair.arbiter.is_away = true;
+    let write = pair.begin_write(A, X, 1, false);
+    pair.unplugged = true;
+    pair.cut();
+    pair.run();
+    assert_eq!(pair.answer(A, write), None);
+    pair.arbiter.is_away = false;
+    pair.pass_time(Duration::from_millis(400));
+    assert_eq!(pair.answer(A, write), Some(BlockStatus::Good));
+    assert_eq!(pair.arbiter.record.in_sync, NodeSet::only(NodeId(0)));
+}
+
+/// Held for too long: NOT READY, and nothing is lost or done twice.
+#[test]
+fn a_hold_ends_before_initiators_give_up() {
+    let mut pair = serving([2, 1]);
+    pair.arbiter.is_person = true;
+    pair.write(A, X, 1);
+    pair.held[A] = true;
+    let sent = pair.begin_write(A, X, 2, false);
+    let behind = pair.begin_write(A, X, 3, false);
+    pair.run();
+    pair.unplugged = true;
+    pair.cut();
+    pair.held[A] = false;
+    pair.run();
+    let read = pair.begin_read(A, Y);
+    let flush = pair.begin_flush(A);
+    pair.pass_time(Duration::from_secs(44));
+    for request in [sent, behind, read, flush] {
+        assert_eq!(pair.answer(A, request), None);
+    }
+    pair.pass_time(Duration::from_secs(2));
+    for request in [sent, behind, read, flush] {
+        assert_eq!(pair.answer(A, request), Some(BlockStatus::NotReady));
+    }
+    let late = pair.begin_read(A, X);
+    assert_eq!(pair.answer(A, late), Some(BlockStatus::NotReady));
+    pair.unplugged = false;
+    pair.run();
+    assert!(is_together(&pair, A));
+    pair.write(A, X, 4);
+    assert_eq!(pair.read(A, X), 4);
+    check(&pair);
+}
+
+/// A question that is under way may be granted at any time: its answer is waited for.
+#[test]
+fn a_change_under_way_is_waited_for() {
+    let mut pair = serving([1, 1]);
+    pair.write(A, X, 1);
+    let (asked, epoch) = (pair.arbiter.asked, pair.arbiter.record.epoch);
+    pair.cut();
+    while !pair.has_asked_for_a_change() {
+        assert!(pair.step(), "A asks to be alone");
+    }
+    pair.arbiter.held = true;
+    let write = pair.begin_write(A, X, 2, false);
+    pair.run();
+    assert!(!pair.has_session() && pair.answer(A, write).is_none());
+    pair.arbiter.held = false;
+    pair.run();
+    assert_eq!(pair.answer(A, write), Some(BlockStatus::Good));
+    assert!(is_together(&pair, A));
+    assert_eq!(
+        (pair.arbiter.asked, pair.arbiter.record.epoch.0),
+        (asked + 2, epoch.0 + 2),
+        "out, and in again"
+    );
+    check(&pair);
+}
+
+/// While the copy that came back is brought level it must not be taken for whole.
+#[test]
+fn a_primary_that_dies_while_its_peer_catches_up_is_needed_back() {
+    let mut pair = serving([1, 1]);
+    pair.arbiter.is_away = true;
+    pair.held[A] = true;
+    let write = pair.begin_write(A, X, 2, false);
+    pair.run();
+    pair.cut();
+    pair.held[A] = false;
+    while pair.coordinator(B).posture().sync != SyncRole::Target {
+        assert!(pair.step(), "B catches up");
+    }
+    assert_eq!(pair.answer(A, write), None);
+    pair.kill(A);
+    pair.arbiter.is_away = false;
+    pair.run();
+    assert_eq!(pair.promote(B), Err(Refusal::Inconsistent));
+    pair.start(A);
+    pair.run();
+    assert!(pair.promote(A).is_ok());
+    assert!(is_together(&pair, A));
+    check(&pair);
+}
+
 /// R12: one change names the peer, with both copies counted.
 #[test]
 fn a_planned_hand_over_is_one_change_of_the_record() {

@@ -647,6 +647,11 @@ impl Pair {
         self.nodes[number].session
     }
 
+    /// Is a change of the record on its way to the arbiter?
+    pub fn has_asked_for_a_change(&self) -> bool {
+        self.arbiter.queue.iter().any(|(_, _, question)| matches!(question, Question::Cas(..)))
+    }
+
     pub fn has_session(&self) -> bool {
         self.nodes.iter().all(|node| node.session.is_some())
     }
