@@ -1,6 +1,9 @@
 //! What a newcomer sees: the real programs, on image files, and every mistake that is easily made. Each must end in
 //! one or two lines that name the thing, say what it means, and what to do; and in the right exit code.
 
+#[path = "arbiter/etcd_server.rs"]
+mod etcd_server;
+
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -814,4 +817,155 @@ fn a_split_brain_is_named_and_healed_by_a_persons_choice() {
     pair.node("stor-b", "connect --discard-my-data --yes").succeeds(&["stor-b gives up its own writes"]);
     pair.wait("stor-a", "/health", "healthy");
     pair.wait("stor-b", "/health", "healthy");
+}
+
+/// Switches a node off as a power switch would: with SIGKILL. `broken` beside it makes it fail.
+const FENCE_AGENT: &str = r#"#!/bin/sh
+while IFS='=' read -r name value; do
+    case $name in action) action=$value ;; dir) dir=$value ;; node) node=$value ;; here) here=$value ;; esac
+done
+[ ! -e "$here/broken" ] || { echo "the switch does not answer" >&2; exit 1; }
+echo "$action $node" >> "$here/calls"
+pid=$(cat "$dir/run/$node.lock" 2>/dev/null)
+runs() { [ -n "$pid" ] && grep -qs "$dir/t.toml" "/proc/$pid/cmdline"; }
+case $action in
+    off) ! runs || kill -9 "$pid"; while runs; do sleep 0.01; done ;;
+    status) if runs; then exit 0; else exit 2; fi ;;
+    *) exit 1 ;;
+esac
+"#;
+
+impl Pair {
+    /// No third vote: each node can switch the other one off.
+    fn fencing() -> Self {
+        let pair = Self::new();
+        let here = pair.a.dir.path().display().to_string();
+        let agent = pair.a.path("fence_test");
+        fs::write(&agent, FENCE_AGENT).expect("written");
+        fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).expect("executable");
+        let node = |name: &str, bench: &Bench| {
+            format!(
+                "[arbiter.node.{name}]\nagent = \"{}\"\n\
+                 options = {{ dir = \"{}\", node = \"{name}\", here = \"{here}\" }}\n",
+                agent.display(),
+                bench.dir.path().display()
+            )
+        };
+        let arbiter = format!(
+            "kind = \"fence\"\ndelay = \"1s\"\ntimeout = \"5s\"\n{}{}",
+            node("stor-a", &pair.a),
+            node("stor-b", &pair.b)
+        );
+        pair.with_arbiter(&arbiter)
+    }
+
+    /// Another arbiter, and a portal of its own for each node, as on two machines.
+    fn with_arbiter(self, arbiter: &str) -> Self {
+        let text = fs::read_to_string(self.a.path("t.toml")).expect("there");
+        let old = format!("kind = \"file\"\npath = \"{}/arbiter/record\"\n", self.a.dir.path().display());
+        assert!(text.contains(&old));
+        for bench in [&self.a, &self.b] {
+            let portal = |line: &str| match line.starts_with("portals = ") {
+                true => format!("portals = [\"127.0.0.1:{}\"]\n", free_port()),
+                false => format!("{line}\n"),
+            };
+            let text: String = text.replace(&old, arbiter).lines().map(portal).collect();
+            fs::write(bench.path("t.toml"), text).expect("written");
+        }
+        self
+    }
+
+    /// Two clean disks, the first promotion, both in sync.
+    fn serve(&self) {
+        for name in ["stor-a", "stor-b"] {
+            self.node(name, "init --yes --assume-clean").succeeds(&["is formatted"]);
+            self.node(name, "up").succeeds(&["twinlund runs for"]);
+        }
+        self.wait("stor-a", "/link", "connected");
+        self.node("stor-a", "promote").succeeds(&["stor-a is primary"]);
+        self.wait("stor-a", "/health", "healthy");
+        self.wait("stor-b", "/health", "healthy");
+    }
+
+    fn fence_calls(&self) -> String {
+        fs::read_to_string(self.a.path("calls")).unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_peer_that_is_silent_is_switched_off_before_its_place_is_taken() {
+    let pair = Pair::fencing();
+    pair.serve();
+    assert!(!pair.fence_calls().contains("off"), "{}", pair.fence_calls());
+    // It lives, and would come back later.
+    pair.b.daemon("stor-b").signal("-STOP");
+    pair.wait("stor-a", "/service", "alone");
+    assert!(pair.fence_calls().contains("off stor-b\nstatus stor-b"), "{}", pair.fence_calls());
+    assert!(pair.b.daemon_of(&pair.b.path("run/stor-b.lock")).is_none(), "it is off");
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.wait("stor-a", "/health", "healthy");
+    pair.wait("stor-b", "/health", "healthy");
+    // The primary dies; the other one is told to take over.
+    pair.kill("stor-a");
+    let said = pair.node("stor-b", "promote");
+    assert_eq!(said.code, 0, "{said:?}\n{}\n{}", pair.logs(), pair.fence_calls());
+    assert!(pair.fence_calls().contains("off stor-a"), "{}", pair.fence_calls());
+    // F5: alone before, alone again, and nobody is switched off for it.
+    let calls = pair.fence_calls().matches("off").count();
+    pair.node("stor-b", "down").succeeds(&["has ended"]);
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.node("stor-b", "promote").succeeds(&["stor-b is primary"]);
+    pair.kill("stor-b");
+    // F5: the stale one neither serves nor shoots.
+    pair.node("stor-a", "up").succeeds(&["twinlund runs for stor-a"]);
+    pair.node("stor-a", "promote").fails(4, &["has not met stor-b since it started", "next: "]);
+    assert_eq!(pair.fence_calls().matches("off").count(), calls);
+}
+
+#[test]
+fn a_fence_that_fails_leaves_the_decision_to_a_person() {
+    let pair = Pair::fencing();
+    pair.serve();
+    fs::write(pair.a.path("broken"), "").expect("written");
+    pair.b.daemon("stor-b").signal("-STOP");
+    pair.wait("stor-a", "/service", "held");
+    pair.wait_until("stor-a", |status| status["arbiter"]["reachable"] == false);
+    let said = pair.node("stor-a", "events");
+    said.succeeds(&["arbiter_silent", "stor-b is not known to be off", "the switch does not answer"]);
+    assert_eq!(pair.status("stor-a")["service"], "held", "time does not make a success of it");
+    pair.kill("stor-b");
+    pair.node("stor-a", "promote --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
+    pair.wait("stor-a", "/service", "alone");
+}
+
+#[test]
+#[ignore = "needs etcd-server"]
+fn an_etcd_that_was_restored_from_a_backup_stops_the_node_with_words() {
+    let mut cluster = etcd_server::Cluster::start(1, etcd_server::Options::default());
+    let arbiter = format!("kind = \"etcd\"\nendpoints = [{:?}]\n", cluster.urls()[0]);
+    let pair = Pair::new().with_arbiter(&arbiter);
+    pair.serve();
+    let kept = pair.a.path("backup");
+    cluster.members[0].kill();
+    cluster.members[0].back_up(&kept);
+    cluster.run(0);
+    pair.kill("stor-b");
+    pair.wait("stor-a", "/service", "alone");
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.wait("stor-a", "/health", "healthy");
+    let known = cluster.etcdctl_ok(&[], &["get", "--prefix", "/twinlun/stor-a+stor-b/vol1"]);
+    assert!(known.contains("primary=0 in_sync=0,1"), "{known}");
+    cluster.members[0].kill();
+    cluster.members[0].restore(&kept);
+    cluster.run(0);
+    cluster.wait_healthy();
+    pair.kill("stor-b");
+    pair.wait("stor-a", "/service", "closed");
+    let said = pair.node("stor-a", "events");
+    said.succeeds(&["arbiter_lost_data", "restored from a backup", "stor-a serves no more"]);
+    pair.node("stor-a", "promote").fails(4, &["the arbiter lost data or was restored", "next: "]);
+    pair.node("stor-a", "promote --force --i-have-fenced stor-b").succeeds(&["stor-a is primary"]);
+    pair.wait("stor-a", "/service", "alone");
+    pair.node("stor-b", "up").succeeds(&["twinlund runs for stor-b"]);
+    pair.wait("stor-a", "/health", "healthy");
 }

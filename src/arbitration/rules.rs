@@ -38,6 +38,8 @@ pub enum CasOutcome {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RecordOutcome {
     Known(Record),
+    /// Nothing is kept outside the nodes (fence devices); the change itself will show whether it is granted.
+    Own,
     NeedsOperator,
     Unreachable,
 }

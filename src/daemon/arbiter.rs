@@ -169,9 +169,8 @@ fn answer(
 fn read(arbiter: &mut dyn Arbiter) -> (Option<Told>, Option<String>) {
     match arbiter.read() {
         Ok(record) => (Some(Told::Record(RecordOutcome::Known(record.unwrap_or_default()))), None),
-        Err(ArbiterError::Manual | ArbiterError::NotKept) => {
-            (Some(Told::Record(RecordOutcome::NeedsOperator)), None)
-        }
+        Err(ArbiterError::Manual) => (Some(Told::Record(RecordOutcome::NeedsOperator)), None),
+        Err(ArbiterError::NotKept) => (Some(Told::Record(RecordOutcome::Own)), None),
         Err(error) => (Some(Told::Record(RecordOutcome::Unreachable)), Some(error.to_string())),
     }
 }

@@ -1,5 +1,7 @@
 //! Real etcd servers on loopback, ended by id whatever becomes of the test.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -131,7 +131,7 @@ fn a_node_that_has_not_met_its_peer_switches_nothing_off() {
     let refused =
         |why| Swap::Unknown(ArbiterError::Fence(FenceError::Refused { peer: "stor-b".into(), why }));
     assert_eq!(arbiter.compare_and_swap(Some(shared), alone(5, 0)), refused(Refused::NotMet));
-    assert_eq!(arbiter.compare_and_swap(None, alone(1, 0)), refused(Refused::NotMet));
+    assert_eq!(arbiter.compare_and_swap(None, alone(1, 0)), refused(Refused::NoRecord));
     arbiter.on_met();
     assert_eq!(arbiter.compare_and_swap(Some(alone(4, 1)), alone(5, 0)), refused(Refused::NotInSync));
     assert!(device.is_on(1) && device.calls().is_empty());

@@ -53,6 +53,11 @@ impl std::fmt::Display for FenceError {
                 "this node has not met {peer} since it started, so {peer} may have gone on without it: it waits for {peer} \
                  and does not switch it off"
             ),
+            Self::Refused { peer, why: Refused::NoRecord } => write!(
+                f,
+                "nobody has served this volume yet, and {peer} has no part in this promotion: it needs a person's word \
+                 that {peer} does not serve either"
+            ),
             Self::Refused { peer, why: Refused::NotInSync } => {
                 write!(f, "this copy is not in sync: {peer} may hold writes that are missing here")
             }

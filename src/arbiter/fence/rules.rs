@@ -29,6 +29,8 @@ pub enum Verdict {
 pub enum Refused {
     /// The node has not met its peer since it started (F5).
     NotMet,
+    /// Nobody has served yet: which copy is the first is a person's choice.
+    NoRecord,
     /// The record does not count this copy as in sync.
     NotInSync,
 }
@@ -44,6 +46,9 @@ pub fn judge(me: NodeId, met: bool, expected: Option<Record>, proposed: &Record)
     let in_sync = known.in_sync;
     if proposed.in_sync != only_me || in_sync == NodeSet::only(me.peer()) {
         return Verdict::Refused(Refused::NotInSync);
+    }
+    if in_sync == NodeSet::NONE {
+        return Verdict::Refused(Refused::NoRecord);
     }
     if in_sync == only_me {
         return Verdict::Granted;

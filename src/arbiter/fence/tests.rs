@@ -314,6 +314,6 @@ fn who_goes_first_and_who_may_not_go_at_all() {
     assert_eq!(ask(0, false, shared), Verdict::Refused(Refused::NotMet));
     assert_eq!(ask(0, false, record(8, 0, only(0))), Verdict::Granted, "{{self}} needs nobody");
     assert_eq!(ask(0, true, record(8, 1, only(1))), Verdict::Refused(Refused::NotInSync));
-    assert_eq!(judge(NodeId(0), true, None, &alone(0)), Verdict::Refused(Refused::NotMet), "a first copy");
+    assert_eq!(judge(NodeId(0), true, None, &alone(0)), Verdict::Refused(Refused::NoRecord));
     assert_eq!(judge(NodeId(0), true, None, &alone(1)), Verdict::Refused(Refused::NotInSync));
 }

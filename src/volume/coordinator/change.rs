@@ -197,6 +197,9 @@ impl Coordinator {
                 self.refuse_promotion(Refusal::ArbiterUnreachable, out);
             }
             (Goal::Promote { .. }, RecordOutcome::Known(hint)) => self.judge_promotion(hint, false, out),
+            (Goal::Promote { .. }, RecordOutcome::Own) => {
+                self.judge_promotion(self.superblock.record, false, out);
+            }
             // Only this node's own knowledge is left.
             (Goal::Promote { .. }, RecordOutcome::NeedsOperator) => {
                 self.judge_promotion(self.superblock.record, true, out);
