@@ -29,6 +29,9 @@ pub struct Limits {
     /// InitialR2T=Yes asks that no unsolicited Data-Out is sent.
     pub initial_r2t: bool,
     pub immediate_data: bool,
+    /// Refuse None where the initiator offers it beside CRC32C.
+    pub require_header_digest: bool,
+    pub require_data_digest: bool,
     /// From accept to full feature phase.
     pub login_timeout: Duration,
     /// Silence after which the target pings; `None`: never.
@@ -48,6 +51,8 @@ impl Default for Limits {
             first_burst: 65_536,
             initial_r2t: true,
             immediate_data: true,
+            require_header_digest: false,
+            require_data_digest: false,
             login_timeout: Duration::from_secs(15),
             ping_interval: Some(Duration::from_secs(15)),
             ping_timeout: Duration::from_secs(15),

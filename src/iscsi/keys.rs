@@ -303,8 +303,14 @@ impl Negotiation {
         let (limits, discovery) = (self.limits, self.discovery);
         let parameters = &mut self.parameters;
         match key {
-            Key::HeaderDigest => parameters.header_digest = digest(out, name, value, discovery),
-            Key::DataDigest => parameters.data_digest = digest(out, name, value, discovery),
+            Key::HeaderDigest => {
+                let required = limits.require_header_digest;
+                parameters.header_digest = digest(out, name, value, discovery, required);
+            }
+            Key::DataDigest => {
+                let required = limits.require_data_digest;
+                parameters.data_digest = digest(out, name, value, discovery, required);
+            }
             Key::TaskReporting => choose(out, name, value, "RFC3720"),
             Key::MaxConnections => minimum(out, name, value, 1..=65_535, 1, |_| ()),
             Key::InitialR2t => {
@@ -384,12 +390,16 @@ fn in_range(value: &str, range: core::ops::RangeInclusive<u64>) -> Option<u32> {
     number(value).filter(|value| range.contains(value)).map(|value| value as u32)
 }
 
-/// HeaderDigest and DataDigest (§13.1): the initiator's first choice. In a discovery session None where it may be: some
-/// initiators offer CRC32C there and then do not keep to it. True: CRC32C.
-fn digest(out: &mut Vec<u8>, name: &str, offered: &str, discovery: bool) -> bool {
-    let has_none = offered.split(',').any(|value| value == "None");
+/// HeaderDigest and DataDigest (§13.1): the initiator's first choice, or CRC32C alone where that is required. In a
+/// discovery session None where it may be: some initiators offer CRC32C there and then do not keep to it. True: CRC32C.
+fn digest(out: &mut Vec<u8>, name: &str, offered: &str, discovery: bool, required: bool) -> bool {
+    let has = |wanted: &str| offered.split(',').any(|value| value == wanted);
     let first = offered.split(',').find(|value| matches!(*value, "None" | "CRC32C"));
-    let chosen = if discovery && has_none { Some("None") } else { first };
+    let chosen = match (discovery, required) {
+        (true, _) if has("None") => Some("None"),
+        (false, true) => Some("CRC32C").filter(|value| has(value)),
+        _ => first,
+    };
     put(out, name, chosen.unwrap_or(REJECT));
     chosen == Some("CRC32C")
 }

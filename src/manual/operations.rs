@@ -58,6 +58,7 @@
 //! |---|---|---|
 //! | `login_timeout` | 15s | from the connection to the end of the login |
 //! | `ping_interval`, `ping_timeout` | 15s, 15s | silence after which an initiator is pinged, and dropped |
+//! | `header_digest`, `data_digest` | any | `required`: CRC32C wherever the initiator offers it; else what it likes best |
 //! | `max_half_open`, `max_half_open_per_address` | 64, 16 | connections that have not logged in |
 //! | `max_sessions`, `max_sessions_per_initiator` | 128, 32 | beyond them a login is answered "out of resources" (0302h) |
 //!

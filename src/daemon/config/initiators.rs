@@ -14,7 +14,9 @@ use crate::iscsi::{Caps, Limits, NamePattern, Network};
 use crate::scsi::LUN_MAX;
 
 /// Keys of `[target]` that this module reads.
-pub(super) const KEYS: [&str; 10] = [
+pub(super) const KEYS: [&str; 12] = [
+    "header_digest",
+    "data_digest",
     "chap",
     "discovery_chap",
     "initiator",
@@ -182,8 +184,18 @@ pub(super) fn read_limits(target: &Section<'_>) -> Result<(Limits, Caps), Config
         None => Ok(default),
         Some(item) => item.integer(1..u64::from(most) + 1).map(|value| value as u16),
     };
+    let required = |key: &str| match target.get(key) {
+        None => Ok(false),
+        Some(item) => match item.string()? {
+            "any" => Ok(false),
+            "required" => Ok(true),
+            other => Err(item.error(format!("{other:?} is neither \"any\" nor \"required\""))),
+        },
+    };
     let standard = Limits::default();
     let limits = Limits {
+        require_header_digest: required("header_digest")?,
+        require_data_digest: required("data_digest")?,
         login_timeout: duration("login_timeout", 1..=60, standard.login_timeout)?,
         ping_interval: standard
             .ping_interval

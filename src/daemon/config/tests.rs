@@ -393,6 +393,7 @@ luns = [0]
         ("names = [\"iqn.2026-11.example:a\"]\nnetworks = [\"192.0.2.0/24\"]", "", "everybody"),
         ("[target]\n", "[target]\nlogin_timeout = \"2m\"\n", "between 1s and 60s"),
         ("[target]\n", "[target]\nmax_sessions = 0\n", "outside"),
+        ("[target]\n", "[target]\ndata_digest = \"yes\"\n", "neither"),
     ] {
         let error = broken(&file, from, to);
         assert!(error.contains(said), "{to}: {error}");

@@ -40,6 +40,20 @@ fn offers_are_answered_in_the_initiators_order() {
 }
 
 #[test]
+fn a_digest_may_be_required() {
+    let mut strict = config();
+    strict.limits.require_header_digest = true;
+    let mut pair = Pair::new(strict);
+    let last = pair.login("HeaderDigest=None,CRC32C DataDigest=None,CRC32C");
+    assert!(last.text().starts_with("HeaderDigest=CRC32C DataDigest=None"));
+    let mut strict = config();
+    strict.limits.require_data_digest = true;
+    let mut pair = Pair::new(strict);
+    let last = pair.login("HeaderDigest=None DataDigest=None");
+    assert!(last.text().starts_with("HeaderDigest=None DataDigest=Reject"));
+}
+
+#[test]
 fn everything_works_with_any_of_them() {
     for (header, data) in ALL {
         let mut pair = digested(header, data);
