@@ -17,6 +17,8 @@ use super::{CasOutcome, ControlEffect, ControlOutbox, Coordinator, DropReason, R
 
 /// Pause before an arbiter that did not answer is asked again, while requests are held for it.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// Pause between two looks at the record while this node serves without having asked.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 impl Coordinator {
     // ---- beginnings ----
@@ -219,8 +221,30 @@ impl Coordinator {
             return;
         }
         self.ask_again = None;
-        if matches!(self.procedure, Some(Procedure { goal: Goal::GoAlone, wait: Wait::Read })) {
+        let waits = matches!(self.procedure, Some(Procedure { goal: Goal::GoAlone, wait: Wait::Read }));
+        self.unasked &= self.role == Role::Primary;
+        if self.unasked && !waits {
+            self.ask_again = Some(now + LOOK_AGAIN);
+        }
+        if waits || self.unasked && self.procedure.is_none() {
             out.push(ControlEffect::ReadRecord);
+        }
+    }
+
+    /// An answer that no procedure waits for. Whoever is not the primary of the newest record serves no more; that needs no
+    /// change of one's own.
+    pub(super) fn on_late_record(&mut self, outcome: RecordOutcome) {
+        match outcome {
+            RecordOutcome::Known(record) => {
+                let newer = record.epoch > self.superblock.record.epoch;
+                if newer && self.role == Role::Primary && self.procedure.is_none() {
+                    self.superblock.record = record;
+                    self.superseded = true;
+                }
+            }
+            RecordOutcome::Unreachable => {}
+            // Nobody keeps what an earlier life asked for.
+            _ => self.unasked = false,
         }
     }
 
@@ -278,6 +302,8 @@ impl Coordinator {
         let Some(Procedure { goal, .. }) = self.procedure else { return };
         let alone = record.in_sync == NodeSet::only(self.me());
         self.superblock.record = record;
+        // What anybody asked for before this is refused.
+        self.unasked = false;
         if self.superblock.flags.just_created && matches!(goal, Goal::Promote { .. }) {
             // What is on this disk is the first copy now, and not before: another node may have been faster.
             self.superblock.flags.just_created = false;

@@ -41,7 +41,7 @@ use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, Session
 use super::mutant::{Mutant, Mutants};
 use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Role, Status, Ticket};
 
-use procedure::Procedure;
+use procedure::{Procedure, Wait};
 use session::{Session, Stage};
 
 /// What a coordinator is made with.
@@ -164,6 +164,8 @@ pub struct Coordinator {
     peer_is_no_help: bool,
     /// Held, and the arbiter did not answer: when to ask again.
     ask_again: Option<Instant>,
+    /// This node serves on beside its peer without having asked the arbiter, which may have granted something else.
+    unasked: bool,
     stopped: bool,
     connect_allowed: bool,
     requests: VecDeque<(Ticket, OperatorCommand)>,
@@ -200,6 +202,7 @@ impl Coordinator {
             surrendered: false,
             peer_is_no_help: false,
             ask_again: None,
+            unasked: false,
             stopped: false,
             connect_allowed: false,
             requests: VecDeque::new(),
@@ -222,9 +225,11 @@ impl Coordinator {
         assert!(self.session.is_none(), "one session at a time");
         self.session = Some(Session::new(id, peer_shards, now));
         if self.procedure.as_ref().is_some_and(Procedure::is_undecided) {
-            // Nothing was asked of the arbiter: with the peer back nothing need be.
+            // Nothing was asked of the arbiter: with the peer back nothing need be. But the peer may have asked in an
+            // earlier life, and be granted still.
             self.procedure = None;
-            self.ask_again = None;
+            self.unasked = true;
+            self.ask_again = Some(now);
         }
         self.tell_meeting(Event::Connected, out);
         self.after_input(now, out);
@@ -290,7 +295,11 @@ impl Coordinator {
 
     /// The arbiter answered a read.
     pub fn on_record(&mut self, now: Instant, outcome: RecordOutcome, out: &mut ControlOutbox) {
-        self.on_record_read(now, outcome, out);
+        if matches!(self.procedure, Some(Procedure { wait: Wait::Read, .. })) {
+            self.on_record_read(now, outcome, out);
+        } else {
+            self.on_late_record(outcome);
+        }
         self.after_input(now, out);
     }
 
