@@ -62,3 +62,23 @@ vip_take() {
         in_ns "$ns_client" ip neigh flush dev eth0
     fi
 }
+
+# power_off a|b: the node is gone at once, nothing of it is said any more: first the cables, then every process, then
+# what only its kernel remembered. power_on a|b: the cables again; somebody must start the daemons.
+power_off() {
+    local pid
+    net_cut "$1"
+    for pid in $(ip netns pids "$net_id-$1"); do kill -KILL "$pid" 2>/dev/null || true; done
+    for pid in $(ip netns pids "$net_id-$1"); do wait_for 10 "process $pid to be gone" ended "$pid" || return 1; done
+    vip_drop "$1"
+}
+power_on() { net_heal "$1"; }
+
+# port_down a|b eth0|eth1, port_up …: the switch's port of that cable.
+port_down() { ip -n "$ns_switch" link set "$2-$1" down; }
+port_up() { ip -n "$ns_switch" link set "$2-$1" up; }
+
+# deaf a|b, mute a|b: nothing comes in, nothing goes out, on any network. hearing a|b: as before.
+deaf() { in_ns "$net_id-$1" nft "add table inet drill; add chain inet drill in { type filter hook input priority 0; }; add rule inet drill in iifname \"eth*\" drop"; }
+mute() { in_ns "$net_id-$1" nft "add table inet drill; add chain inet drill out { type filter hook output priority 0; }; add rule inet drill out oifname \"eth*\" drop"; }
+hearing() { in_ns "$net_id-$1" nft delete table inet drill 2>/dev/null || true; }

@@ -2,8 +2,10 @@
 # `work` (a directory made for this run, removed by the caller) and `bin` (where the programs are).
 
 iqn=iqn.2026-11.example:vol1
+# The arbiter: file, or etcd (started by arbiter_up on the client network). agents=1: the pair has failover agents.
 arbiter_kind=file
-loop_a='' loop_b=''
+agents=''
+loop_a='' loop_b='' etcd_pid=''
 
 # pair_disks MIB: a sparse file and a loop device for each server.
 pair_disks() {
@@ -49,17 +51,58 @@ pair_config() {
 
 [replication]
 secret_file = "$work/secret"
-peer_timeout = "${PEER_TIMEOUT:-1s}"
+$(pair_timeout)
 
 [arbiter]
 kind = "$arbiter_kind"
-path = "$work/arbiter"
+$(arbiter_place)
+
+$(agent_section)
 TOML
         _node a 0 "${1:-1}"
         say 'replication_address = "10.78.0.1:7790"'
+        heartbeat_addresses 1
         _node b 1 "${1:-1}"
         say 'replication_address = "10.78.0.2:7790"'
+        heartbeat_addresses 2
     } > "$work/twinlun.toml"
+}
+
+# With agents the default is right; without, a busy machine is given more time.
+pair_timeout() {
+    if [ -n "${PEER_TIMEOUT:-}" ]; then printf 'peer_timeout = "%s"\n' "$PEER_TIMEOUT"
+    elif [ -z "$agents" ]; then printf 'peer_timeout = "1s"\n'; fi
+}
+agent_section() { [ -z "$agents" ] || printf '[agent]\nservice_addresses = ["%s/24"]\n' "$vip"; }
+heartbeat_addresses() {
+    [ -z "$agents" ] || printf 'heartbeat_addresses = ["10.77.0.%s:7791", "10.78.0.%s:7791"]\n' "$1" "$1"
+}
+arbiter_place() {
+    case $arbiter_kind in
+        file) printf 'path = "%s/arbiter/record"\n' "$work" ;;
+        etcd) printf 'endpoints = ["http://10.77.0.30:2379"]\n' ;;
+    esac
+}
+
+# arbiter_up: a one-member etcd on the client network, if that is the arbiter.
+arbiter_up() {
+    [ "$arbiter_kind" = etcd ] || return 0
+    ip -n "$ns_switch" address add 10.77.0.30/24 dev clients 2>/dev/null || true
+    ip netns exec "$ns_switch" etcd --name witness --data-dir "$work/etcd" --heartbeat-interval 50 --election-timeout 300 \
+        --listen-client-urls http://10.77.0.30:2379 --advertise-client-urls http://10.77.0.30:2379 \
+        --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
+        --initial-cluster witness=http://127.0.0.1:2380 > "$work/etcd.log" 2>&1 4>&- &
+    etcd_pid=$!
+    wait_for 10 "etcd to answer" in_ns "$ns_switch" etcdctl --endpoints http://10.77.0.30:2379 endpoint health
+}
+# arbiter_lose, arbiter_return: nobody can reach it, and again.
+arbiter_lose() {
+    if [ "$arbiter_kind" = etcd ]; then kill -STOP "$etcd_pid"; return; fi
+    mv "$work/arbiter" "$work/arbiter.away" && : > "$work/arbiter"
+}
+arbiter_return() {
+    if [ "$arbiter_kind" = etcd ]; then kill -CONT "$etcd_pid"; return; fi
+    rm -f "$work/arbiter" && mv "$work/arbiter.away" "$work/arbiter"
 }
 
 # solo_config: server a alone, without a peer.
@@ -102,9 +145,12 @@ pair_up() {
     tw a up >> "$work/log" && tw b up >> "$work/log" || return 1
     wait_for 20 "the nodes to meet" is_connected a || return 1
     tw a promote >> "$work/log" || return 1
-    vip_take a
+    if [ -n "$agents" ]; then wait_for 10 "a to have the service address" serves a; else vip_take a; fi
     wait_for 20 "both copies to be up to date" both_synced
 }
+
+# serves a|b: it is primary and has the service address.
+serves() { [ "$(status "$1" '"\(.node.role) \(.service != "closed") \(.agent.addresses[0].held)"')" = 'primary true true' ]; }
 
 # pair_equal: compares the data areas of both disks, byte for byte. The daemons are down.
 pair_equal() {
@@ -115,6 +161,7 @@ pair_equal() {
 # pair_down: ends everything in the two servers' namespaces and gives the loop devices back.
 pair_down() {
     local name pid loop
+    if [ -n "$etcd_pid" ]; then kill -CONT "$etcd_pid" 2>/dev/null || true; end_process "$etcd_pid" 5; etcd_pid=''; fi
     for name in a b; do
         for pid in $(ip netns pids "$net_id-$name" 2>/dev/null); do kill -KILL "$pid" 2>/dev/null || true; done
     done

@@ -44,11 +44,12 @@ const ROOMS: &[Room] = &[
     room("manual", PURE, &[]),
     room("sim", MACHINE, &[PURE_ROOM]),
     room("engine", MACHINE, &[PURE_ROOM]),
-    room("cli", MACHINE, &["daemon", "units", "time", "arbitration"]),
+    room("cli", MACHINE, &["agent", "daemon", "units", "time", "arbitration"]),
     // Where the record is kept. The engine process changes it: the right is won by the process that holds it.
     room("arbiter", MACHINE, &["arbitration", "wire", "units"]),
     room("daemon", MACHINE, &["engine", "arbiter", PURE_ROOM]),
-    room("agent", MACHINE, &["arbiter", "arbitration", "wire", "units", "time"]),
+    // The agent reads the same configuration as the daemon, speaks its control socket, and is a process like it.
+    room("agent", MACHINE, &["daemon", "arbiter", "arbitration", "wire", "units", "time"]),
 ];
 
 /// Stands for every pure room.

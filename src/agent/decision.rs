@@ -10,8 +10,8 @@
 //! - A link that is cut is the engines' affair, as long as the agents hear each other.
 //! - After the service has moved, silence must last longer before it moves again (hysteresis, doubling).
 //! - The addresses follow the engine's word, and leave when the word is old. While nobody serves they linger for a
-//!   moment: their kernel refuses connections, and a refused initiator tries again at once, an unheard one after a
-//!   second.
+//!   moment, and they stay until the one that serves has them: their kernel refuses connections, and a refused
+//!   initiator tries again at once, an unheard one after a second.
 //!
 //! Driven like every core: one input, drain the outbox, the next; [`Core::deadline`] says when to call the timer.
 
@@ -20,12 +20,13 @@ use crate::time::{Duration, Instant, earliest};
 use crate::units::NodeId;
 
 use super::detector::{Detector, Stale};
+use super::effect::{Ask, Effect, Note, Outbox, Own, Reason, Standing, Timing};
 use super::message::{
     ClientConnection, ClientNetwork, Datagram, Disk, EngineReport, EngineView, Link, Report, Role, Service,
 };
 
-/// How long the other node may keep the addresses after it has heard that this one serves.
-const RELEASE_PATIENCE: Duration = Duration::from_millis(60);
+/// How long the addresses stay here when the other node serves and does not say that it has them.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(300);
 /// How long the way to the clients must be down before the service is moved for it.
 const CLIENTS_DOWN: Duration = Duration::from_secs(1);
 /// How long an ending agent waits for the service to move.
@@ -36,129 +37,6 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// Moves of the service that count for the hysteresis.
 const MOVES_WINDOW: Duration = Duration::from_secs(60);
 const DAMPING_MAX: Duration = Duration::from_secs(60);
-
-/// How long is long.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timing {
-    /// Between two heartbeats, and between two beats of the engine.
-    pub heartbeat: Duration,
-    /// Silence after which the peer counts as dead, or an engine as hung.
-    pub takeover_after: Duration,
-    /// How long two idle nodes that have met wait before one serves.
-    pub settle: Duration,
-    /// How long a node waits for a peer that it has not heard since its own start.
-    pub start_wait: Duration,
-    /// Least time between two moves of the service for silence.
-    pub hysteresis: Duration,
-    /// How long the addresses stay while nobody serves.
-    pub linger: Duration,
-    /// How long they stay while requests are held.
-    pub hold_grace: Duration,
-}
-
-impl Timing {
-    /// An engine whose last beat is older is not asked for anything.
-    fn stale(&self) -> Duration {
-        self.heartbeat * 3
-    }
-}
-
-/// Why this node should serve.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
-    /// The primary's node is silent on every network.
-    PeerSilent,
-    /// The primary's agent certifies that its engine has died.
-    EngineDied,
-    /// The primary's agent lives; its engine has not moved for too long.
-    EngineHung,
-    /// The primary holds all requests and cannot go on.
-    PeerHeld,
-    /// The peer's disk failed.
-    PeerDisk,
-    /// Nobody serves, and nobody wants it so.
-    NobodyServes,
-}
-
-impl Reason {
-    /// The word for it in logs and on the control socket.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::PeerSilent => "peer_silent",
-            Self::EngineDied => "engine_died",
-            Self::EngineHung => "engine_hung",
-            Self::PeerHeld => "peer_held",
-            Self::PeerDisk => "peer_disk",
-            Self::NobodyServes => "nobody_serves",
-        }
-    }
-}
-
-/// What the engine is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ask {
-    TakeOver(Reason),
-    /// Hand the service over in order, for this reason in words.
-    HandOver(&'static str),
-}
-
-/// What happened, for the event log.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Note {
-    Peer(Standing),
-    Engine(Own),
-    Asked(Ask),
-    Refused {
-        ask: Ask,
-        why: String,
-    },
-    /// A takeover waits because the service moved a short while ago.
-    Damped {
-        for_ms: u64,
-    },
-}
-
-/// The own engine in one word.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Own {
-    Absent,
-    Alive,
-    /// Its last beat is too old.
-    Hung,
-    Dead,
-}
-
-/// The peer in one word.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// Not heard since this agent began.
-    Unheard,
-    Alive,
-    /// Its agent lives, and has no engine.
-    NoEngine,
-    EngineHung,
-    EngineDead,
-    /// Its agent is silent; its engine is heard.
-    AgentSilent,
-    Silent,
-}
-
-/// Effects.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Ask the engine; answer with [`Core::on_answer`].
-    Ask(Ask),
-    /// Take the service addresses and announce them, or give them up; tell [`Core::on_addresses`].
-    Addresses(bool),
-    /// Send a heartbeat now, not at the next tick.
-    Speak,
-    Note(Note),
-    /// The agent may end.
-    Left,
-}
-
-/// The core's outbox.
-pub type Outbox = Vec<Effect>;
 
 #[derive(Clone, Copy, Debug)]
 enum Engine {
@@ -209,6 +87,8 @@ pub struct Core {
     serving_since: Instant,
     held_since: Option<Instant>,
     peer_held_since: Option<Instant>,
+    /// This agent did not run for a while: until then it cannot tell others' silence from its own.
+    blind_until: Instant,
     told_peer: Standing,
     told_engine: Own,
     next: Option<Instant>,
@@ -250,6 +130,7 @@ impl Core {
             serving_since: now,
             held_since: None,
             peer_held_since: None,
+            blind_until: now,
             told_peer: Standing::Unheard,
             told_engine: Own::Absent,
             next: None,
@@ -341,6 +222,12 @@ impl Core {
         self.refusals = 0;
         self.ask_again = None;
         out.push(Effect::Speak);
+        self.decide(now, out);
+    }
+
+    /// The agent itself was stopped, or starved of its processor: what it has not heard, others may have said.
+    pub fn on_gap(&mut self, now: Instant, out: &mut Outbox) {
+        self.blind_until = now + self.timing.takeover_after;
         self.decide(now, out);
     }
 
@@ -573,6 +460,9 @@ impl Core {
             return;
         };
         let guess = matches!(reason, Reason::PeerSilent | Reason::EngineHung | Reason::PeerHeld);
+        if guess {
+            at = at.max(self.blind_until);
+        }
         if let (true, Some(until)) = (guess, self.damped_until()) {
             if until > now && at <= now && !self.damped {
                 self.damped = true;
@@ -609,7 +499,10 @@ impl Core {
         match standing {
             Standing::Alive if served && held => {
                 let since = *self.peer_held_since.get_or_insert(now);
-                Some((Reason::PeerHeld, since + self.timing.hysteresis))
+                // One that hears nobody will not go on by itself.
+                let deaf = self.detector.report().is_some_and(|(_, report)| report.hears == 0);
+                let wait = if deaf { self.timing.takeover_after } else { self.timing.hysteresis };
+                Some((Reason::PeerHeld, since + wait))
             }
             Standing::AgentSilent => None,
             Standing::EngineDead if served => Some((Reason::EngineDied, now)),
@@ -715,8 +608,7 @@ impl Core {
             agent_lives && self.detector.report().is_some_and(|(_, report)| report.holds_addresses);
         if serves {
             // (An agent that leaves a service behind takes the addresses with it: nobody would look after them.)
-            let patience = self.serving_since + RELEASE_PATIENCE;
-            if !self.addresses_wanted && (!peer_holds || self.due(now, patience)) {
+            if !self.addresses_wanted {
                 self.addresses_wanted = true;
                 self.releasing_since = None;
                 out.push(Effect::Addresses(true));
@@ -726,10 +618,11 @@ impl Core {
         if !self.addresses_wanted && !self.addresses_held {
             return;
         }
-        let peer_serves = agent_lives && self.peer_serves() && self.standing(now) == Standing::Alive;
+        let peer_serves = self.peer_serves() && self.standing(now) == Standing::Alive;
+        let peer_had_time = peer_serves && self.due(now, self.serving_since + RELEASE_PATIENCE);
         let hung = self.own(now) == Own::Hung;
         let lingered = self.serving_since + self.timing.linger;
-        if peer_serves || peer_holds || hung || leaving || self.due(now, lingered) {
+        if peer_had_time || peer_holds || hung || leaving || self.due(now, lingered) {
             self.release(now, out);
         }
     }

@@ -46,9 +46,9 @@ pub struct Wait {
 pub enum Verb {
     /// Write twinlun's metadata to this node's disk. Refuses a disk that holds anything.
     Init(InitArgs),
-    /// Start the daemon in the background, unless it runs.
+    /// Start the daemon, and the failover agent if there is a section [agent], in the background, unless they run.
     Up(UpArgs),
-    /// Stop the daemon: drain, make everything stable, leave.
+    /// Stop agent and daemon: hand over if the other node can take it, drain, make everything stable, leave.
     Down(Wait),
     /// Show the volume: verdict, both nodes, resync, sessions, what to do next.
     Status,
@@ -58,6 +58,10 @@ pub enum Verb {
     Demote(Wait),
     /// Hand the primary role to the other node.
     Switchover(Wait),
+    /// Let this node take no part in failover: it hands over what it serves, and takes nothing. Until the agent's end.
+    Standby,
+    /// Let this node take part in failover again.
+    Unstandby,
     /// Allow the replication link again.
     Connect(ConnectArgs),
     /// Drop the replication link and keep it down.
@@ -148,6 +152,21 @@ pub struct DaemonArgs {
     pub background: bool,
 }
 
+/// Arguments of `twinlun-agent`.
+#[derive(Parser, Debug)]
+#[command(
+    name = "twinlun-agent",
+    version,
+    about = "The failover agent of twinlun: watches one node of a pair"
+)]
+pub struct AgentArgs {
+    #[command(flatten)]
+    pub place: Place,
+    /// Leave the terminal's session (set by `twinlun up`).
+    #[arg(long, hide = true)]
+    pub background: bool,
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).map_err(|error| error.0)
 }
@@ -162,6 +181,7 @@ mod tests {
     fn the_grammar_is_consistent() {
         Cli::command().debug_assert();
         DaemonArgs::command().debug_assert();
+        AgentArgs::command().debug_assert();
     }
 
     #[test]

@@ -27,6 +27,18 @@ impl Client {
         }
     }
 
+    /// A connection to the failover agent of one node.
+    pub fn connect_agent(node: &NodeConfig) -> Result<Self, Failure> {
+        let socket = node.agent_socket();
+        UnixStream::connect(&socket).map(|stream| Self { lines: BufReader::new(stream), socket }).map_err(
+            |error| {
+                let show = node.agent_socket();
+                let what = format!("no agent runs for node {}: {}: {error}", node.name, show.display());
+                Failure::new(FailureKind::Unreachable, what, format!("twinlun up --node {}", node.name))
+            },
+        )
+    }
+
     /// The daemon's process. `None`: it is gone.
     pub fn process(&self) -> Option<Process> {
         let credentials = getsockopt(self.lines.get_ref(), PeerCredentials).ok()?;

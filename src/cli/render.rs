@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::daemon::api::{
-    DiskState, EventRecord, Health, LinkState, NodeStatus, ResyncStatus, Role, SessionStatus, Status,
-    SyncDirection,
+    AgentStatus, DiskState, EventRecord, Health, LinkState, NodeStatus, ResyncStatus, Role, SessionStatus,
+    Status, SyncDirection,
 };
 use crate::daemon::clock::rfc3339;
 use crate::daemon::config::units::{human_bytes, human_seconds};
@@ -46,6 +46,9 @@ pub fn status(status: &Status) -> String {
         let more = status.session_list.len() - SESSIONS_SHOWN;
         let _ = write!(text, "\n  session  … and {more} more (--json lists all)");
     }
+    if let Some(agent) = &status.agent {
+        agent_lines(&mut text, agent);
+    }
     if let Some(peer) = status.peer.as_ref().filter(|_| status.config_differs) {
         let _ = write!(
             text,
@@ -69,6 +72,24 @@ fn session_line(text: &mut String, session: &SessionStatus) {
         luns.join(", "),
         human_seconds(session.connected_seconds)
     );
+}
+
+fn agent_lines(text: &mut String, agent: &AgentStatus) {
+    let standby = if agent.standby { ", on STANDBY" } else { "" };
+    let _ = write!(text, "\n  agent: engine {}, peer {}{standby}", agent.engine, agent.peer);
+    for network in &agent.networks {
+        let heard = match network.heard_milliseconds_ago {
+            Some(ago) => format!("heard {ago} ms ago"),
+            None => "never heard".to_owned(),
+        };
+        let back = if network.heard_by_peer { "" } else { ", does NOT hear this node" };
+        let _ = write!(text, "\n    {} <- {}  {heard}{back}", network.local, network.peer);
+    }
+    for address in &agent.addresses {
+        let place = if address.held { "here" } else { "not here" };
+        let trouble = address.trouble.as_ref().map_or(String::new(), |why| format!("  TROUBLE: {why}"));
+        let _ = write!(text, "\n    {}  {place}{trouble}", address.address);
+    }
 }
 
 fn verdict(status: &Status) -> String {
@@ -172,7 +193,7 @@ pub fn event(event: &EventRecord) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::api::{ArbiterStatus, SCHEMA, Service};
+    use crate::daemon::api::{AddressStatus, ArbiterStatus, NetworkStatus, SCHEMA, Service};
 
     fn node(name: &str, role: Role, disk: DiskState) -> NodeStatus {
         NodeStatus { name: name.into(), role, disk }
@@ -208,6 +229,7 @@ mod tests {
             config_differs: false,
             portals: vec!["10.0.0.100:3260".into()],
             uptime_seconds: 5,
+            agent: None,
             next: None,
         }
     }
@@ -223,6 +245,39 @@ mod tests {
              \x20 epoch 7, in sync: stor-a, stor-b\n\
              \x20 served at 10.0.0.100:3260\n\
              \x20 session  iqn.2026-11.example:host from 10.0.0.9:40000, LUN 0, for 3 min 12 s"
+        );
+    }
+
+    #[test]
+    fn the_agent_shows_each_network_and_address() {
+        let mut pair = pair();
+        let network = |ago, heard_by_peer| NetworkStatus {
+            local: "10.0.0.1:7791".into(),
+            peer: "10.0.0.2:7791".into(),
+            heard_milliseconds_ago: ago,
+            heard_by_peer,
+        };
+        pair.agent = Some(AgentStatus {
+            schema: SCHEMA,
+            version: "0.1.0".into(),
+            node: "stor-a".into(),
+            engine: "alive".into(),
+            peer: "alive".into(),
+            standby: false,
+            networks: vec![network(Some(40), true), network(None, false)],
+            addresses: vec![AddressStatus { address: "10.0.0.100/24".into(), held: true, trouble: None }],
+            peer_clients: 0,
+            uptime_seconds: 5,
+        });
+        let text = status(&pair.judge());
+        assert!(
+            text.ends_with(
+                "\n  agent: engine alive, peer alive\n\
+                 \x20   10.0.0.1:7791 <- 10.0.0.2:7791  heard 40 ms ago\n\
+                 \x20   10.0.0.1:7791 <- 10.0.0.2:7791  never heard, does NOT hear this node\n\
+                 \x20   10.0.0.100/24  here"
+            ),
+            "{text}"
         );
     }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +41,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Promote(args) => promote(&site, args),
         Verb::Demote(wait) => act(&site, Request::Demote, wait.timeout),
         Verb::Switchover(wait) => act(&site, Request::Switchover, wait.timeout),
+        Verb::Standby => standby(&site, true),
+        Verb::Unstandby => standby(&site, false),
         Verb::Connect(args) => connect(&site, &args),
         Verb::Disconnect(wait) => act(&site, Request::Disconnect, wait.timeout),
         Verb::Events(args) => events(&site, &args),
@@ -57,6 +59,10 @@ impl Site {
 
     fn client(&self) -> Result<Client, Failure> {
         Client::connect(&self.config, &self.node)
+    }
+
+    fn agent(&self) -> Result<Client, Failure> {
+        Client::connect_agent(&self.node)
     }
 
     fn peer_name(&self) -> Result<&str, Failure> {
@@ -114,67 +120,144 @@ fn describe(disk: &DeviceFacts) -> String {
 }
 
 fn up(site: &Site, place: &Place, args: &UpArgs) -> Result<(), Failure> {
-    let program = daemon_program();
-    let mut command = Command::new(&program);
-    // The daemon leaves this directory.
-    let file = std::path::absolute(&place.config).unwrap_or_else(|_| place.config.clone());
-    command.arg("--config").arg(file).arg("--node").arg(&site.node.name);
-    let cannot = |error: std::io::Error| {
-        let what = format!("cannot start {}: {error}", program.display());
-        Failure::failed(what, "install twinlund next to twinlun, or into a directory of PATH")
-    };
+    let engine = Program::engine(site);
     if args.foreground {
-        return Err(cannot(command.exec()));
+        let error = engine.command(site, place).exec();
+        return Err(engine.cannot(&error));
     }
-    let name = &site.node.name;
-    if is_running(site, args.wait.timeout)? {
-        print_done(site.json, &format!("twinlund runs for {name} already"));
-        return Ok(());
+    engine.start(site, place, args.wait.timeout)?;
+    if site.config.agent.is_some() {
+        Program::agent(site).start(site, place, args.wait.timeout)?;
     }
-    let (log, begin) = open_log(&site.node)?;
-    let stderr = log.try_clone().map_err(cannot)?;
-    command.arg("--background").stdin(Stdio::null()).stdout(stderr).stderr(log);
-    let mut child = command.spawn().map_err(cannot)?;
-    wait_for_start(site, &mut child, begin, args.wait.timeout)?;
-    print_done(site.json, &format!("twinlund runs for {name} (log: {})", site.node.log_file().display()));
     Ok(())
 }
 
-/// Does a daemon answer? One that was killed or ends is waited for until it is gone: for a moment its socket still
-/// takes connections.
-fn is_running(site: &Site, patience: Duration) -> Result<bool, Failure> {
-    let Ok(mut client) = site.client() else { return Ok(false) };
-    let mut process = client.process();
-    match client.ask(Request::Status, QUICK) {
-        Ok(_) => Ok(true),
-        Err(failure) if failure.kind == FailureKind::Unreachable => {
-            if process.as_mut().is_none_or(|process| process.wait_for_end(patience)) {
-                return Ok(false);
-            }
-            let what = format!(
-                "the daemon of {} answers nothing and has not ended within {} s",
-                site.node.name,
-                patience.as_secs_f32()
-            );
-            Err(Failure::new(
-                FailureKind::TimedOut,
-                what,
-                format!("look at {}", site.node.log_file().display()),
-            ))
+/// One of the programs that run for a node.
+struct Program {
+    name: &'static str,
+    log: PathBuf,
+    connect: fn(&Site) -> Result<Client, Failure>,
+}
+
+impl Program {
+    fn engine(site: &Site) -> Self {
+        Self { name: "twinlund", log: site.node.log_file(), connect: Site::client }
+    }
+
+    fn agent(site: &Site) -> Self {
+        Self { name: "twinlun-agent", log: site.node.agent_log_file(), connect: Site::agent }
+    }
+
+    /// Next to this program, or wherever PATH has it.
+    fn path(&self) -> PathBuf {
+        let beside = std::env::current_exe().ok().map(|path| path.with_file_name(self.name));
+        beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(self.name))
+    }
+
+    fn command(&self, site: &Site, place: &Place) -> Command {
+        let mut command = Command::new(self.path());
+        // The daemon leaves this directory.
+        let file = std::path::absolute(&place.config).unwrap_or_else(|_| place.config.clone());
+        command.arg("--config").arg(file).arg("--node").arg(&site.node.name);
+        command
+    }
+
+    fn cannot(&self, error: &std::io::Error) -> Failure {
+        let Self { name, .. } = self;
+        let what = format!("cannot start {}: {error}", self.path().display());
+        Failure::failed(what, format!("install {name} next to twinlun, or into a directory of PATH"))
+    }
+
+    fn start(&self, site: &Site, place: &Place, patience: Duration) -> Result<(), Failure> {
+        let node = &site.node.name;
+        if self.is_running(site, patience)? {
+            print_done(site.json, &format!("{} runs for {node} already", self.name));
+            return Ok(());
         }
-        Err(failure) => Err(failure),
+        let (log, begin) = open_log(&site.node, &self.log)?;
+        let stderr = log.try_clone().map_err(|error| self.cannot(&error))?;
+        let mut command = self.command(site, place);
+        command.arg("--background").stdin(Stdio::null()).stdout(stderr).stderr(log);
+        let mut child = command.spawn().map_err(|error| self.cannot(&error))?;
+        self.wait_for_start(site, &mut child, begin, patience)?;
+        print_done(site.json, &format!("{} runs for {node} (log: {})", self.name, self.log.display()));
+        Ok(())
+    }
+
+    /// Does it answer? One that was killed or ends is waited for until it is gone: for a moment its socket still takes
+    /// connections.
+    fn is_running(&self, site: &Site, patience: Duration) -> Result<bool, Failure> {
+        let Ok(mut client) = (self.connect)(site) else { return Ok(false) };
+        let mut process = client.process();
+        match client.ask(Request::Status, QUICK) {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.kind == FailureKind::Unreachable => {
+                if process.as_mut().is_none_or(|process| process.wait_for_end(patience)) {
+                    return Ok(false);
+                }
+                let what = format!(
+                    "the {} of {} answers nothing and has not ended within {} s",
+                    self.name,
+                    site.node.name,
+                    patience.as_secs_f32()
+                );
+                Err(Failure::new(FailureKind::TimedOut, what, format!("look at {}", self.log.display())))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn wait_for_start(
+        &self,
+        site: &Site,
+        child: &mut Child,
+        log_from: u64,
+        patience: Duration,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        loop {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(self.start_failure(site, status, log_from));
+            }
+            let answer = (self.connect)(site).and_then(|mut client| client.ask(Request::Status, QUICK));
+            if answer.is_ok_and(|answer| is_up(site, &answer)) {
+                return Ok(());
+            }
+            if began.elapsed() > patience {
+                let (name, seconds) = (self.name, patience.as_secs());
+                let what = format!("{name} has not answered after {seconds} s; it is still starting");
+                return Err(Failure::new(
+                    FailureKind::TimedOut,
+                    what,
+                    format!("look at {}", self.log.display()),
+                ));
+            }
+            thread::sleep(POLL_PAUSE);
+        }
+    }
+
+    /// What the program said before it ended: the last `NAME: …` of its log.
+    fn start_failure(&self, site: &Site, status: ExitStatus, log_from: u64) -> Failure {
+        let kind = match status.code() {
+            Some(2) => FailureKind::Usage,
+            Some(4) => FailureKind::Refused,
+            _ => FailureKind::Failed,
+        };
+        let said = read_from(&self.log, log_from).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        let prefix = format!("{}: ", self.name);
+        let Some(at) = lines.iter().rposition(|line| line.starts_with(&prefix)) else {
+            let what = format!("{} for {} ended at once ({status})", self.name, site.node.name);
+            return Failure::new(kind, what, format!("look at {}", self.log.display()));
+        };
+        let what = &lines[at][prefix.len()..];
+        let next = lines.get(at + 1).and_then(|line| line.strip_prefix("  next: ")).unwrap_or("");
+        Failure::new(kind, what, next)
     }
 }
 
-/// Next to this program, or wherever PATH has it.
-fn daemon_program() -> PathBuf {
-    let beside = std::env::current_exe().ok().map(|path| path.with_file_name("twinlund"));
-    beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("twinlund"))
-}
-
 /// The log file and how long it is already.
-fn open_log(node: &NodeConfig) -> Result<(File, u64), Failure> {
-    let path = node.log_file();
+fn open_log(node: &NodeConfig, path: &Path) -> Result<(File, u64), Failure> {
     let cannot = |error: std::io::Error| {
         let what = format!("cannot write the log {}: {error}", path.display());
         Failure::failed(
@@ -183,54 +266,16 @@ fn open_log(node: &NodeConfig) -> Result<(File, u64), Failure> {
         )
     };
     fs::create_dir_all(&node.run_dir).map_err(cannot)?;
-    log_file::open(&path).map_err(cannot)
-}
-
-fn wait_for_start(site: &Site, child: &mut Child, log_from: u64, patience: Duration) -> Result<(), Failure> {
-    let began = Instant::now();
-    loop {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Err(start_failure(site, status, log_from));
-        }
-        let answer = site.client().and_then(|mut client| client.ask(Request::Status, QUICK));
-        if answer.is_ok_and(|answer| is_up(site, &answer)) {
-            return Ok(());
-        }
-        if began.elapsed() > patience {
-            let log = site.node.log_file();
-            let what =
-                format!("twinlund has not answered after {} s; it is still starting", patience.as_secs());
-            return Err(Failure::new(FailureKind::TimedOut, what, format!("look at {}", log.display())));
-        }
-        thread::sleep(POLL_PAUSE);
-    }
+    log_file::open(path).map_err(cannot)
 }
 
 /// A volume without a peer is served as soon as it is up; one of a pair waits for its promotion.
 fn is_up(site: &Site, answer: &Answer) -> bool {
     match answer {
+        Answer::Agent(_) => true,
         Answer::Status(status) => site.config.replication.is_some() || status.service != Service::Closed,
         _ => false,
     }
-}
-
-/// What the daemon said before it ended: the last `twinlund: …` of its log.
-fn start_failure(site: &Site, status: ExitStatus, log_from: u64) -> Failure {
-    let log = site.node.log_file();
-    let kind = match status.code() {
-        Some(2) => FailureKind::Usage,
-        Some(4) => FailureKind::Refused,
-        _ => FailureKind::Failed,
-    };
-    let said = read_from(&log, log_from).unwrap_or_default();
-    let lines: Vec<&str> = said.lines().collect();
-    let Some(at) = lines.iter().rposition(|line| line.starts_with("twinlund: ")) else {
-        let what = format!("twinlund for {} ended at once ({status})", site.node.name);
-        return Failure::new(kind, what, format!("look at {}", log.display()));
-    };
-    let what = lines[at].trim_start_matches("twinlund: ");
-    let next = lines.get(at + 1).and_then(|line| line.strip_prefix("  next: ")).unwrap_or("");
-    Failure::new(kind, what, next)
 }
 
 fn read_from(path: &std::path::Path, from: u64) -> std::io::Result<String> {
@@ -244,7 +289,12 @@ fn read_from(path: &std::path::Path, from: u64) -> std::io::Result<String> {
 fn down(site: &Site, patience: Duration) -> Result<(), Failure> {
     let name = &site.node.name;
     let began = Instant::now();
-    let mut client = match site.client() {
+    // The agent first: it hands the service over if it can, and takes the service addresses away.
+    if let Ok(agent) = site.agent() {
+        end(agent, &format!("twinlun-agent of {name}"), began, patience)?;
+        print_done(site.json, &format!("twinlun-agent of {name} has ended"));
+    }
+    let client = match site.client() {
         Ok(client) => client,
         Err(failure) if failure.next.starts_with("twinlun up") => {
             print_done(site.json, &format!("twinlund does not run for {name}"));
@@ -252,6 +302,13 @@ fn down(site: &Site, patience: Duration) -> Result<(), Failure> {
         }
         Err(failure) => return Err(failure),
     };
+    end(client, &format!("twinlund of {name}"), began, patience)?;
+    print_done(site.json, &format!("twinlund of {name} has ended"));
+    Ok(())
+}
+
+/// Tells a program to end, and waits until it has.
+fn end(mut client: Client, who: &str, began: Instant, patience: Duration) -> Result<(), Failure> {
     let mut process = client.process();
     let lived = process.as_mut().is_some_and(|process| process.life() == Life::Lives);
     match client.ask(Request::Down, patience) {
@@ -262,20 +319,37 @@ fn down(site: &Site, patience: Duration) -> Result<(), Failure> {
     // The answer means that all is stable; the process itself takes a moment more to leave.
     let left = patience.saturating_sub(began.elapsed());
     if !process.is_none_or(|mut process| process.wait_for_end(left)) {
-        let what = format!("twinlund of {name} has drained and does not end");
+        let what = format!("{who} has drained and does not end");
         return Err(Failure::new(FailureKind::TimedOut, what, "look at its log"));
     }
-    print_done(site.json, &format!("twinlund of {name} has ended"));
+    Ok(())
+}
+
+/// Only the agent knows standby.
+fn standby(site: &Site, on: bool) -> Result<(), Failure> {
+    let answer = site.agent()?.ask(Request::Standby { on }, QUICK)?;
+    let Answer::Done(text) = answer else { return Err(odd_answer()) };
+    print_done(site.json, &text);
     Ok(())
 }
 
 fn status(site: &Site) -> Result<(), Failure> {
     let answer = site.client()?.ask(Request::Status, QUICK)?;
-    let Answer::Status(status) = answer else { return Err(odd_answer()) };
+    let Answer::Status(mut status) = answer else { return Err(odd_answer()) };
+    if let Ok(Answer::Agent(agent)) = site.agent().and_then(|mut agent| agent.ask(Request::Status, QUICK)) {
+        status.agent = Some(*agent);
+    }
+    let agent_missing = site.config.agent.is_some() && status.agent.is_none();
     if site.json {
         print_json(&*status);
     } else {
         print(&render::status(&status));
+        if agent_missing {
+            print(&format!(
+                "  NO AGENT: nothing fails over by itself; twinlun up --node {} starts it",
+                site.node.name
+            ));
+        }
     }
     Ok(())
 }
@@ -302,7 +376,8 @@ fn promote(site: &Site, args: PromoteArgs) -> Result<(), Failure> {
             return Err(Failure::usage(what, format!("make sure that {peer} is off, then name it")));
         }
     }
-    let request = Request::Promote { seed: args.seed, fenced: args.i_have_fenced, unmet: args.yes };
+    let request =
+        Request::Promote { seed: args.seed, fenced: args.i_have_fenced, unmet: args.yes, automatic: None };
     act(site, request, args.wait.timeout)
 }
 

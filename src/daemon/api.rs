@@ -36,6 +36,10 @@ pub enum Request {
         /// Also while the nodes have not met, at the price of a full copy.
         #[serde(default)]
         unmet: bool,
+        /// The failover agent asks, for this reason (a word in snake_case): serve although the peer may still be
+        /// taken for the primary. The arbiter decides as always.
+        #[serde(default)]
+        automatic: Option<String>,
     },
     Demote,
     /// Hand the primary role to the peer.
@@ -53,6 +57,14 @@ pub enum Request {
         /// Keep the connection and send new events as they happen.
         #[serde(default)]
         follow: bool,
+    },
+    /// A [`Beat`] at once, after every event, and at least so often. Ends when the daemon ends.
+    Watch {
+        every_milliseconds: u32,
+    },
+    /// Of the agent: let this node take no part in failover, or take part again.
+    Standby {
+        on: bool,
     },
     /// Drain and end.
     Down,
@@ -72,6 +84,9 @@ pub enum Answer {
     Done(String),
     Status(Box<Status>),
     Event(EventRecord),
+    Beat(Beat),
+    /// Of the agent.
+    Agent(Box<AgentStatus>),
     Failure(Failure),
 }
 
@@ -93,6 +108,66 @@ pub struct EventRecord {
     pub node: String,
     pub event: String,
     pub text: String,
+}
+
+/// The pulse of the engine, for the agent: every shard has turned since the one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Beat {
+    /// Random for each start of the daemon.
+    pub incarnation: u64,
+    /// Rises with every beat.
+    pub progress: u64,
+    pub role: Role,
+    pub service: Service,
+    pub disk: DiskState,
+    pub link: LinkState,
+    pub epoch: u64,
+    /// Id of the primary of the newest record this node knows.
+    pub primary: Option<u8>,
+    /// Ids of the nodes that it counts as in sync.
+    pub in_sync: Vec<u8>,
+    /// A person told this node to stop serving, and nobody has served since.
+    pub demoted: bool,
+    /// Since the peer's engine was heard; `None` without a session.
+    pub peer_silent_milliseconds: Option<u64>,
+}
+
+/// A network on which the agents hear each other.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    pub local: String,
+    pub peer: String,
+    /// `None`: never since the agent began.
+    pub heard_milliseconds_ago: Option<u64>,
+    /// The peer says that it hears this node there.
+    pub heard_by_peer: bool,
+}
+
+/// A service address, as the agent sees it on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AddressStatus {
+    pub address: String,
+    pub held: bool,
+    /// Why it is not where it should be.
+    pub trouble: Option<String>,
+}
+
+/// The state of the failover agent of one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub schema: u32,
+    pub version: String,
+    pub node: String,
+    /// The own engine: absent, alive, hung, dead.
+    pub engine: String,
+    /// The peer: unheard, alive, no_engine, engine_hung, engine_dead, agent_silent, silent.
+    pub peer: String,
+    pub standby: bool,
+    pub networks: Vec<NetworkStatus>,
+    pub addresses: Vec<AddressStatus>,
+    /// Connections of initiators that this node would call over if it took the service from the peer now.
+    pub peer_clients: u32,
+    pub uptime_seconds: u64,
 }
 
 /// One word for the state of the volume, worst last.
@@ -272,6 +347,9 @@ pub struct Status {
     /// Where initiators are served; empty while they are not.
     pub portals: Vec<String>,
     pub uptime_seconds: u64,
+    /// The failover agent of this node, if it runs. (`twinlun status` asks it; the daemon does not know it.)
+    #[serde(default)]
+    pub agent: Option<AgentStatus>,
     /// What a person should do now, if anything.
     pub next: Option<String>,
 }
@@ -397,7 +475,7 @@ mod tests {
     #[test]
     fn lines_are_stable() {
         let line = r#"{"schema":1,"request":{"verb":"promote","seed":true}}"#;
-        let request = Request::Promote { seed: true, fenced: None, unmet: false };
+        let request = Request::Promote { seed: true, fenced: None, unmet: false, automatic: None };
         let read: RequestLine = serde_json::from_str(line).expect("a request");
         assert_eq!(read, RequestLine { schema: 1, request });
         for bad in [

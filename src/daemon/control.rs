@@ -171,6 +171,7 @@ fn serve(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
         match read_request(&line) {
             Err(failure) => send(&mut &*stream, Answer::Failure(failure))?,
             Ok(Request::Events { after, follow }) => tell_events(stream, desk, after, follow)?,
+            Ok(Request::Watch { every_milliseconds }) => return tell_beats(stream, desk, every_milliseconds),
             Ok(request) => {
                 desk.answering.fetch_add(1, Ordering::SeqCst);
                 let sent = send(&mut &*stream, ask(desk, request));
@@ -234,6 +235,18 @@ fn tell_events(stream: &UnixStream, desk: &Desk, after: u64, follow: bool) -> io
         }
     }
     send(&mut out, Answer::Done("the daemon has ended".to_owned()))
+}
+
+/// A beat now, after every event, and every so often. Each is asked of the engine anew: one that stands still gives none.
+fn tell_beats(stream: &UnixStream, desk: &Desk, every_milliseconds: u32) -> io::Result<()> {
+    let pause = Duration::from_millis(u64::from(every_milliseconds.max(1)));
+    let mut out = stream;
+    let mut last = 0;
+    loop {
+        send(&mut out, ask(desk, Request::Watch { every_milliseconds }))?;
+        let Some(events) = desk.events.wait_after(last, pause) else { return Ok(()) };
+        last = events.last().map_or(last, |event| event.sequence);
+    }
 }
 
 fn send(out: &mut impl Write, answer: Answer) -> io::Result<()> {
@@ -304,6 +317,25 @@ mod tests {
         assert!(
             matches!(client.hear(), Answer::Failure(failure) if failure.kind == FailureKind::Unreachable)
         );
+    }
+
+    #[test]
+    fn a_watcher_gets_a_beat_after_every_event() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.sock");
+        let log = EventLog::new("a");
+        let (socket, calls) = ControlSocket::open(&path, log.clone()).expect("bound");
+        let mut client = Client::open(&path);
+        client.say(r#"{"schema":1,"request":{"verb":"watch","every_milliseconds":600000}}"#);
+        for number in 1..4 {
+            let call = calls.recv().expect("asked anew for every beat");
+            assert_eq!(call.request, Request::Watch { every_milliseconds: 600_000 });
+            call.answer(Answer::Done(number.to_string()));
+            assert_eq!(client.hear(), Answer::Done(number.to_string()));
+            log.push(Weight::Info, "promoted", "one");
+        }
+        drop(calls);
+        drop(socket);
     }
 
     #[test]

@@ -138,9 +138,14 @@ pub struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Takes the lock of a node, `<run_dir>/<node>.lock`.
+    /// Takes the lock of a node's daemon, `<run_dir>/<node>.lock`.
     pub fn take(node: &NodeConfig) -> Result<Self, Failure> {
-        let path = node.run_dir.join(format!("{}.lock", node.name));
+        Self::take_for(node, "a daemon", "lock")
+    }
+
+    /// Takes the lock of a program of a node: who, and the end of the file's name.
+    pub fn take_for(node: &NodeConfig, who: &str, suffix: &str) -> Result<Self, Failure> {
+        let path = node.run_dir.join(format!("{}.{suffix}", node.name));
         let cannot = |error: io::Error| {
             Failure::failed(
                 format!("cannot make {}: {error}", path.display()),
@@ -162,7 +167,7 @@ impl InstanceLock {
             let process = owner.trim().parse().ok().and_then(Process::open);
             let lives = process.is_some_and(|mut process| process.life() == Life::Lives);
             if lives || began.elapsed() > CRASH_PATIENCE {
-                let what = format!("a daemon of {} runs already (process {})", node.name, owner.trim());
+                let what = format!("{who} of {} runs already (process {})", node.name, owner.trim());
                 return Err(Failure::failed(what, "see it with twinlun status, or end it with twinlun down"));
             }
             thread::sleep(RETRY_PAUSE);

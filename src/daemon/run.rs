@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounde
 use nix::sys::signal::Signal;
 
 use super::api::{
-    Answer, ArbiterStatus, LastResync, LinkState, Request, ResyncStatus, SessionStatus, Status, SyncDirection,
+    Answer, ArbiterStatus, Beat, LastResync, LinkState, Request, ResyncStatus, SessionStatus, Status,
+    SyncDirection,
 };
 use super::arbiter::{self, Question, Told};
 use super::clock;
@@ -25,7 +26,7 @@ use super::init::boot_identifier;
 use super::plan;
 use super::process::{self, InstanceLock};
 use super::progress::Progress;
-use super::translate::{self, Names};
+use super::translate::{self, Names, Pulse};
 use crate::engine::{
     Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, SessionInfo, Tuning,
 };
@@ -136,6 +137,11 @@ struct Daemon {
     config_differs: bool,
     last_resync: Option<LastResync>,
     stopping: Option<Stopping>,
+    /// A person made this node secondary, and nobody has served since.
+    demoted: bool,
+    /// Names this start of the daemon in its beats.
+    incarnation: u64,
+    beats: u64,
     /// Dropped last: its end is what `twinlun down` waits for.
     _socket: ControlSocket,
 }
@@ -199,6 +205,9 @@ impl Daemon {
             config_differs: false,
             last_resync: None,
             stopping: None,
+            demoted: false,
+            incarnation: random()?,
+            beats: 0,
             _socket: socket,
         })
     }
@@ -244,7 +253,21 @@ impl Daemon {
                 return call.answer(answer);
             }
             Request::Down => return self.stop(Some(call)),
-            Request::Promote { seed, fenced, unmet } => {
+            Request::Watch { .. } => {
+                let answer = self.beat().map_or_else(Answer::Failure, Answer::Beat);
+                return call.answer(answer);
+            }
+            Request::Standby { .. } => {
+                let failure =
+                    Failure::usage("the daemon knows no standby", "ask the agent (section [agent])");
+                return call.answer(Answer::Failure(failure));
+            }
+            Request::Promote { automatic: Some(why), .. } => {
+                let text = format!("the agent asks to take over: {why}");
+                self.events.push(Weight::Info, "takeover_asked", text);
+                OperatorCommand::TakeOver
+            }
+            Request::Promote { seed, fenced, unmet, .. } => {
                 let price = if *seed || *unmet { Ok(()) } else { self.refuse_unmet() };
                 match price.and_then(|()| self.fenced(fenced.as_deref())) {
                     Ok(i_have_fenced) => OperatorCommand::Promote { seed: *seed, i_have_fenced },
@@ -304,8 +327,9 @@ impl Daemon {
         self.finish(pending, result);
     }
 
-    fn finish(&self, pending: Pending, result: Result<(), Refusal>) {
+    fn finish(&mut self, pending: Pending, result: Result<(), Refusal>) {
         let Pending { call, command } = pending;
+        self.demoted |= command == OperatorCommand::Demote && result.is_ok();
         call.answer(match result {
             Ok(()) => Answer::Done(translate::done(&self.names, &command)),
             Err(refusal) => {
@@ -387,6 +411,7 @@ impl Daemon {
                 self.settle_doubts();
             }
             Event::ResyncFinished { source } => self.end_resync(*source),
+            Event::Promoted { .. } => self.demoted = false,
             _ => {}
         }
         let (weight, key, mut text) = translate::event(&self.names, event);
@@ -499,6 +524,15 @@ impl Daemon {
         })
     }
 
+    /// The engine's pulse.
+    fn beat(&mut self) -> Result<Beat, Failure> {
+        let engine = self.engine_status()?;
+        self.demoted &= !engine.volume.peer_primary;
+        self.beats += 1;
+        let pulse = Pulse { incarnation: self.incarnation, progress: self.beats, demoted: self.demoted };
+        Ok(translate::beat(&self.names, &engine.volume, engine.peer_silent, pulse))
+    }
+
     fn status(&mut self) -> Result<Status, Failure> {
         let engine = self.engine_status()?;
         self.follow_resync(&engine);
@@ -567,6 +601,13 @@ impl ArbiterDesk {
         })?;
         Ok(Self { kind, questions, told, reachable: true, trouble: None })
     }
+}
+
+/// Never 0.
+fn random() -> Result<u64, Failure> {
+    let number = getrandom::u64()
+        .map_err(|error| Failure::failed(format!("the kernel gives no random numbers: {error}"), ""))?;
+    Ok(number.max(1))
 }
 
 fn engine_failure(node: &str, error: &EngineError) -> Failure {

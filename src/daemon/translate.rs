@@ -1,7 +1,9 @@
 //! What the cores say, in the words of the control socket and of people: nodes by their names, states as
 //! [`api`](super::api) types, refusals as failures with an exit code.
 
-use super::api::{DiskState, LinkRefusal, LinkState, NodeStatus, Role, SCHEMA, Service, Status};
+use std::time::Duration;
+
+use super::api::{Beat, DiskState, LinkRefusal, LinkState, NodeStatus, Role, SCHEMA, Service, Status};
 use super::config::units::human_bytes;
 use super::config::{Config, NodeConfig};
 use super::events::Weight;
@@ -109,7 +111,35 @@ pub fn status(names: &Names, status: &operator::Status) -> Status {
         config_differs: false,
         portals: Vec::new(),
         uptime_seconds: 0,
+        agent: None,
         next: None,
+    }
+}
+
+/// What a beat says beside the engine's state.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    pub incarnation: u64,
+    pub progress: u64,
+    pub demoted: bool,
+}
+
+/// The engine's state for the agent.
+pub fn beat(names: &Names, status: &operator::Status, silent: Option<Duration>, pulse: Pulse) -> Beat {
+    let seen = self::status(names, status);
+    let ids = [NodeId(0), NodeId(1)].into_iter();
+    Beat {
+        incarnation: pulse.incarnation,
+        progress: pulse.progress,
+        role: seen.node.role,
+        service: seen.service,
+        disk: seen.node.disk,
+        link: seen.link,
+        epoch: seen.epoch,
+        primary: status.record.primary.map(|node| node.0),
+        in_sync: ids.filter(|id| status.record.in_sync.contains(*id)).map(|id| id.0).collect(),
+        demoted: pulse.demoted,
+        peer_silent_milliseconds: silent.map(|silent| silent.as_millis() as u64),
     }
 }
 
@@ -332,7 +362,9 @@ fn kind(refusal: &Refusal) -> FailureKind {
 pub fn done(names: &Names, command: &OperatorCommand) -> String {
     let (here, there) = (&names.here, names.peer());
     match command {
-        OperatorCommand::Promote { .. } => format!("{here} is primary and serves {}", names.volume),
+        OperatorCommand::Promote { .. } | OperatorCommand::TakeOver => {
+            format!("{here} is primary and serves {}", names.volume)
+        }
         OperatorCommand::Demote => format!("{here} is secondary"),
         OperatorCommand::Switchover => format!("{there} is primary and serves {}", names.volume),
         OperatorCommand::Connect { discard_my_data: true } => {

@@ -161,6 +161,8 @@ pub struct SessionInfo {
 #[derive(Clone, Debug)]
 pub struct EngineStatus {
     pub volume: Status,
+    /// For how long the peer's engine has said nothing; `None` without a session.
+    pub peer_silent: Option<Duration>,
     /// Counters of each shard's part, this node's shard 0 first, then in no order.
     pub parts: Vec<PartStats>,
     /// Sessions of initiators, the oldest first.

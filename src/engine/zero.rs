@@ -303,6 +303,7 @@ impl Zero {
             let request = self.status.remove(0);
             let status = EngineStatus {
                 volume: self.coordinator.status(),
+                peer_silent: self.coordinator.peer_silence(shard.plumbing.now),
                 parts: request.parts,
                 sessions: shard.target.sessions(shard.plumbing.now),
                 portals: shard.target.bound(),

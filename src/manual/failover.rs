@@ -141,6 +141,40 @@
 //! of the record names the peer, with both copies still counted; the old primary follows in the same session. Requests
 //! wait for the draining, that change, and a few messages.
 //!
+//! # The agent
+//!
+//! With a section `[agent]`, `twinlun-agent` does all of that by itself. It watches and asks; the engine wins every right
+//! by its own compare-and-swap, so an agent that is wrong costs a failover that was not needed, never data, and a
+//! dead agent neither holds a write nor grants a right.
+//!
+//! | seen | then |
+//! |---|---|
+//! | the primary's agent certifies that its engine has died (a pidfd says so) | take over at once |
+//! | silence on every network *and* on the replication link for `takeover_after` (550 ms) | take over |
+//! | the primary's agent lives, its engine has not moved for `takeover_after`, and the link is silent | take over |
+//! | the primary's agent is silent, the link to its engine is not | nothing: an agent has died |
+//! | the replication link is cut, the agents hear each other | nothing: the primary goes on alone |
+//! | the primary has held all requests for 5 s (`takeover_after` if it hears nobody) | try to take over: perhaps only it has lost the arbiter |
+//! | the primary's way to its clients is down for 1 s, the standby's is up | the primary hands over |
+//! | nobody serves after both were down | the last primary first; a node alone waits for `start_wait` (5 s) |
+//! | a person has demoted the primary | nothing, until a person promotes |
+//!
+//! Never for a copy that the newest record known to either agent leaves out. After a move, silence must last longer
+//! before the next (`hysteresis`, 5 s, doubling with every move within a minute); a certificate is not delayed. There
+//! is no automatic failback.
+//!
+//! Heartbeats (every 100 ms, UDP) are authenticated with the pair's secret, and fresh: each names its sender's
+//! incarnation, counts up, and echoes what was heard, so a recording refreshes nothing. A primary's `peer_timeout` (400 ms
+//! with an agent) is shorter than `takeover_after`, so that it is the first at the arbiter when only a cable is cut.
+//!
+//! The service addresses follow the engine's word. The new primary's agent adds them, announces them (ARP, unsolicited
+//! neighbour advertisement; again after 50 ms to 5 s), looks whether somebody else claims them, and sends each of the
+//! initiators that the old primary's agent has told of a *tickle*: a bare ACK that makes the initiator's kernel answer,
+//! and this kernel reset the dead connection. The old owner lets go as soon as it hears that the other has them, at the
+//! latest one second after its engine stopped serving, when its engine's beat is older than `takeover_after`, and when
+//! its agent ends or starts on a node that does not serve. In between, its kernel refuses connections: a refused
+//! initiator tries again at once, an unheard one after a second.
+//!
 //! # Coming back
 //!
 //! A node that was lost and returns finds a newer record and generation at its peer, follows, and is resynchronised: the

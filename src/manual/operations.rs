@@ -15,11 +15,12 @@
 //!
 //! | verb | does | refuses (4) when |
 //! |---|---|---|
-//! | `up`, `down` | start the daemon, or drain and stop it | |
+//! | `up`, `down` | start daemon and agent; or hand over if the peer can take it, drain, and stop both | |
 //! | `status` | verdict, both copies, resync with rate and ETA, sessions, what to do next | |
 //! | `promote` | this node serves | this copy may lack acknowledged writes; the nodes have not met yet (`--yes`: full copy later) |
 //! | `demote` | drains and stops serving | |
 //! | `switchover` | drains here, promotes there; both copies stay in sync | the peer is not in sync |
+//! | `standby`, `unstandby` | keep the service away from this node (until its agent ends), or allow it again | |
 //! | `connect`, `disconnect` | allow or drop the replication link | |
 //! | `events` | what happened and why | |
 //!

@@ -19,6 +19,7 @@ pub enum Fault {
     Exit { node: usize },
 }
 
+const TAKE_OVER: OperatorCommand = OperatorCommand::TakeOver;
 const PROMOTE: OperatorCommand = OperatorCommand::Promote { seed: false, i_have_fenced: None };
 
 impl World {
@@ -112,7 +113,8 @@ impl World {
         let (low, high) = self.setup.restart_delay;
         self.after(low, high, Event::Restart { node });
         if self.rng.per_mille(700) {
-            self.after(MILLISECOND, 20 * MILLISECOND, Event::Command { node: 1 - node, command: PROMOTE });
+            let command = self.some_promotion();
+            self.after(MILLISECOND, 20 * MILLISECOND, Event::Command { node: 1 - node, command });
         }
         Ok(())
     }
@@ -130,7 +132,7 @@ impl World {
             // The one that knows takes over at once, while the other still believes that it is followed: the hour of
             // stale reads.
             Some(deaf) if self.rng.per_mille(950) => {
-                let command = Event::Command { node: 1 - deaf, command: PROMOTE };
+                let command = Event::Command { node: 1 - deaf, command: self.some_promotion() };
                 self.after(MILLISECOND, 4 * MILLISECOND, command);
                 Ok(())
             }
@@ -147,9 +149,15 @@ impl World {
         self.at(until, Event::Resume { node });
         if self.rng.coin() {
             let at = self.now + self.rng.range(MILLISECOND, longest);
-            self.at(at, Event::Command { node: 1 - node, command: PROMOTE });
+            let command = self.some_promotion();
+            self.at(at, Event::Command { node: 1 - node, command });
         }
         Ok(())
+    }
+
+    /// A person asks, who is refused while the primary is heard; or the agent, who is not.
+    fn some_promotion(&mut self) -> OperatorCommand {
+        if self.rng.coin() { PROMOTE } else { TAKE_OVER }
     }
 
     /// Somebody believes that the other node is dead.
@@ -158,19 +166,21 @@ impl World {
             let node = self.rng.below(2) as usize;
             let longest = self.setup.peer_timeout.as_nanos() as u64 * 2;
             let at = self.now + self.rng.range(100_000, longest);
-            self.at(at, Event::Command { node, command: PROMOTE });
+            let command = self.some_promotion();
+            self.at(at, Event::Command { node, command });
         }
         Ok(())
     }
 
     /// The operator does something that he may do.
     fn meddle(&mut self, node: usize) -> Verdict {
-        let command = match self.rng.below(7) {
+        let command = match self.rng.below(8) {
             0 => OperatorCommand::Demote,
             1 | 2 => OperatorCommand::Switchover,
             3 => OperatorCommand::Disconnect,
             4 => OperatorCommand::Connect { discard_my_data: false },
             5 => OperatorCommand::Stop,
+            6 => TAKE_OVER,
             _ => PROMOTE,
         };
         if command == OperatorCommand::Disconnect {
@@ -184,7 +194,7 @@ impl World {
 
     pub(super) fn on_command(&mut self, node: usize, command: OperatorCommand) -> Verdict {
         let Some(machine) = self.nodes[node].machine.as_ref() else { return Ok(()) };
-        if machine.coordinator.status().role == Role::Primary && command == PROMOTE {
+        if machine.coordinator.status().role == Role::Primary && matches!(command, PROMOTE | TAKE_OVER) {
             return Ok(());
         }
         self.tickets += 1;

@@ -21,6 +21,9 @@ pub enum OperatorCommand {
         /// The operator's word that this other node is powered off or fenced.
         i_have_fenced: Option<NodeId>,
     },
+    /// The agent's word that the primary is dead, silent or stuck: serve, although this node may still believe that it
+    /// follows. A wrong word costs a failover; the arbiter decides as with `Promote`.
+    TakeOver,
     /// Stop serving, in order.
     Demote,
     /// Hand the service to the other node, in order.

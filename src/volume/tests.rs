@@ -57,6 +57,29 @@ fn check(pair: &Pair) {
 // ---- the plain stories ----
 
 #[test]
+fn a_wrong_word_of_the_agent_costs_a_failover_and_nothing_else() {
+    for shards in [[1, 1], [2, 1]] {
+        let mut pair = serving(shards);
+        pair.write(A, X, 1);
+        let under_way = pair.begin_write(A, Y, 2, false);
+        // A is alive and well; B's agent believes otherwise.
+        assert_eq!(pair.command(B, OperatorCommand::TakeOver), Ok(()));
+        pair.run();
+        assert!(is_together(&pair, B), "A has followed, and was resynced");
+        assert_ne!(
+            pair.answer(A, under_way),
+            Some(BlockStatus::MediumError),
+            "its initiator sees no error (S4)"
+        );
+        assert_eq!(pair.read(B, X), 1);
+        check(&pair);
+        // Asked of the one that serves, it is done already.
+        assert_eq!(pair.command(B, OperatorCommand::TakeOver), Ok(()));
+        assert!(is_together(&pair, B));
+    }
+}
+
+#[test]
 fn first_promotion_beside_a_peer_needs_no_copy() {
     let mut pair = serving([1, 1]);
     pair.write(A, X, 1);

@@ -5,6 +5,7 @@
 //! file gives the same answer on every machine. What belongs to this machine (the secret's mode, the devices) is
 //! checked when it is used. Absent on purpose: defaults for anything that decides where data is kept or who may serve.
 
+mod agent;
 mod arbiter;
 mod document;
 mod initiators;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
+pub use agent::{AgentConfig, ServiceAddress};
 pub use arbiter::{ArbiterConfig, EtcdSection, FenceSection};
 pub use document::ConfigError;
 use document::{Item, Section, Source};
@@ -53,6 +55,8 @@ pub struct Config {
     pub target: TargetConfig,
     /// `None`: one node without a peer.
     pub replication: Option<ReplicationConfig>,
+    /// `None`: nobody fails over by itself.
+    pub agent: Option<AgentConfig>,
     /// In the order of their ids: one without replication, else two.
     pub nodes: Vec<NodeConfig>,
 }
@@ -121,6 +125,10 @@ pub struct NodeConfig {
     /// A CPU for every shard, or empty: not pinned.
     pub cpus: Vec<u16>,
     pub run_dir: PathBuf,
+    /// Where the peer's agent sends its heartbeats, one for each network; empty without `[agent]`.
+    pub heartbeat_addresses: Vec<SocketAddr>,
+    /// Where service addresses go; `None`: to the interface of their subnet.
+    pub service_interface: Option<String>,
 }
 
 impl Config {
@@ -137,6 +145,16 @@ impl NodeConfig {
     /// The control socket of this node's daemon.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join(format!("{}.sock", self.name))
+    }
+
+    /// The control socket of this node's agent.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.agent.sock", self.name))
+    }
+
+    /// What the agent writes when it runs in the background.
+    pub fn agent_log_file(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.agent.log", self.name))
     }
 
     /// What the daemon writes when it runs in the background.
@@ -173,18 +191,20 @@ impl Config {
             let problem = format!("not valid TOML: {}", error.message().replace('\n', "; "));
             source.error(error.span().map(|span| span.start), "", problem)
         })?;
-        let keys = ["volume", "target", "replication", "arbiter", "node"];
+        let keys = ["volume", "target", "replication", "arbiter", "agent", "node"];
         let root = Section::root(&source, document.get_ref(), &keys)?;
         let volume = read_volume(&root)?;
         let target = read_target(&root)?;
         let replication = read_replication(&root)?;
+        let agent = agent::read(&root, &target, replication.as_ref())?;
         let nodes = read_nodes(&root, target.paths, replication.is_some())?;
+        agent::check_nodes(&root, agent.as_ref(), &nodes)?;
         check_addresses(&root, &target, &nodes)?;
         if let Some(replication) = &replication {
             arbiter::check(&root, &replication.arbiter, &nodes)?;
         }
         let hash = Sha256::digest(text.as_bytes()).into();
-        Ok(Self { file: file.to_owned(), hash, volume, target, replication, nodes })
+        Ok(Self { file: file.to_owned(), hash, volume, target, replication, agent, nodes })
     }
 
     /// The node that this machine is: the one named, else the one called like the host, else the only one.
@@ -350,6 +370,7 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
             }
             timeout
         }
+        None if root.get("agent").is_some() => agent::PEER_TIMEOUT_WITH_AGENT,
         None => PEER_TIMEOUT_DEFAULT,
     };
     Ok(Some(ReplicationConfig {
@@ -359,8 +380,18 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
     }))
 }
 
-const NODE_KEYS: [&str; 8] =
-    ["id", "disk", "portals", "metadata", "replication_address", "shards", "cpus", "run_dir"];
+const NODE_KEYS: [&str; 10] = [
+    "id",
+    "disk",
+    "portals",
+    "metadata",
+    "replication_address",
+    "shards",
+    "cpus",
+    "run_dir",
+    "heartbeat_addresses",
+    "service_interface",
+];
 
 fn read_nodes(root: &Section<'_>, paths: Paths, replicated: bool) -> Result<Vec<NodeConfig>, ConfigError> {
     let item = root.get("node").ok_or_else(|| {
@@ -419,6 +450,7 @@ fn read_node(item: Item<'_>, name: &str, paths: Paths, replicated: bool) -> Resu
         Some(item) => item.parse(absolute)?,
         None => PathBuf::from(RUN_DIR_DEFAULT),
     };
+    let (heartbeat_addresses, service_interface) = agent::read_node(&section)?;
     Ok(NodeConfig {
         name: name.to_owned(),
         id,
@@ -429,6 +461,8 @@ fn read_node(item: Item<'_>, name: &str, paths: Paths, replicated: bool) -> Resu
         shards,
         cpus: read_cpus(&section, shards)?,
         run_dir,
+        heartbeat_addresses,
+        service_interface,
     })
 }
 

@@ -368,6 +368,11 @@ impl Coordinator {
         &self.posture
     }
 
+    /// For how long the peer has said nothing; `None` without a session.
+    pub fn peer_silence(&self, now: Instant) -> Option<Duration> {
+        self.live_session().map(|session| now.since(session.heard))
+    }
+
     pub fn status(&self) -> Status {
         Status {
             role: self.role,

@@ -92,9 +92,7 @@ impl Coordinator {
         }
         self.requests.pop_front();
         let refused = match command {
-            OperatorCommand::Promote { seed, i_have_fenced } => {
-                self.promote(ticket, seed, i_have_fenced, out)
-            }
+            OperatorCommand::Promote { .. } | OperatorCommand::TakeOver => self.promote(ticket, command, out),
             OperatorCommand::Demote => self.demote(ticket, out),
             OperatorCommand::Switchover => self.switchover(ticket, out),
             OperatorCommand::Connect { discard_my_data } => self.connect(ticket, discard_my_data, out),
@@ -113,10 +111,13 @@ impl Coordinator {
     fn promote(
         &mut self,
         ticket: Ticket,
-        seed: bool,
-        force: Option<crate::units::NodeId>,
+        command: OperatorCommand,
         out: &mut ControlOutbox,
     ) -> Result<(), Refusal> {
+        let (seed, force) = match command {
+            OperatorCommand::Promote { seed, i_have_fenced } => (seed, i_have_fenced),
+            _ => (false, None),
+        };
         if self.role == Role::Primary {
             if self.posture.service == Service::Held {
                 // Its peer is back and being brought level.
@@ -138,7 +139,8 @@ impl Coordinator {
         if force.is_none() && flags.sync_target {
             return Err(Refusal::Inconsistent);
         }
-        if self.follows_primary() && !self.config.mutants.has(Mutant::PromoteWithLinkOpen) {
+        let believes = command != OperatorCommand::TakeOver && self.follows_primary();
+        if believes && !self.config.mutants.has(Mutant::PromoteWithLinkOpen) {
             return Err(Refusal::PeerIsPrimary);
         }
         self.begin_promote(Some(ticket), seed, force, out);
