@@ -57,6 +57,27 @@ fn a_person_who_has_not_spoken_costs_no_session() {
     assert_eq!(pair.coordinator(A).status().record.in_sync, NodeSet::BOTH);
 }
 
+/// Nothing can be read, but what is asked for is granted once the other node is off.
+#[test]
+fn an_arbiter_without_a_record_lets_the_survivor_take_over() {
+    for dies in [A, B] {
+        let mut pair = serving([1, 1]);
+        pair.arbiter.keeps_nothing = true;
+        pair.write(A, X, 1);
+        pair.kill(dies);
+        pair.run();
+        let survivor = 1 - dies;
+        assert_eq!(pair.promote(survivor), Ok(()));
+        pair.write(survivor, Y, 2);
+        pair.start(dies);
+        pair.run();
+        assert!(is_together(&pair, survivor));
+        assert_eq!(pair.command(survivor, OperatorCommand::Switchover), Ok(()));
+        assert!(is_together(&pair, dies));
+        check(&pair);
+    }
+}
+
 /// What a node must not do any more stays so when the page that says it goes bad.
 #[test]
 fn lost_rights_are_written_to_both_copies() {

@@ -146,6 +146,8 @@ pub struct Arbiter {
     queue: VecDeque<(usize, u8, Question)>,
     pub held: bool,
     pub is_person: bool,
+    /// Keeps no record for anybody to read; grants what is right (a fence).
+    pub keeps_nothing: bool,
     /// Reads are answered `Unreachable`; changes wait.
     pub is_away: bool,
     /// Changes that were asked for.
@@ -848,6 +850,7 @@ impl Pair {
                 let record = self.arbiter.record;
                 let outcome = match person {
                     _ if away => RecordOutcome::Unreachable,
+                    _ if self.arbiter.keeps_nothing => RecordOutcome::Own,
                     true => RecordOutcome::NeedsOperator,
                     false => RecordOutcome::Known(record),
                 };
