@@ -106,10 +106,10 @@
 //! 3. a new generation identifier is durable on the own disk;
 //! 4. the held writes are answered, and every further one marks its blocks out of sync.
 //!
-//! As long as the arbiter is out of reach, or is a person who has not spoken, nothing has been asked of it; then the
-//! peer's return ends the wait: what it lacks is copied while requests are held, and they are answered by both copies.
-//! Nothing was decided, and the record stays as it is. Once the change of step 2 is under way its answer is waited for,
-//! however long that takes: it may have been granted.
+//! Where the arbiter is a person who has not spoken, the peer's return ends the wait: what it lacks is copied while
+//! requests are held, and they are answered by both copies. Nothing was decided, and the record stays as it is. Where a
+//! record is kept its answer is waited for, however long that takes: the peer may have asked for the lead itself before it
+//! died, and that may have been granted.
 //!
 //! If step 2 finds that the other node was faster, this node stops serving. Its clients lose their TCP connection and
 //! find the other node; they never see an I/O error (S4).

@@ -119,9 +119,10 @@ impl Goal {
 }
 
 impl Procedure {
-    /// Held, and nothing has been asked of the arbiter: the peer's return would end the wait.
+    /// Held, and only a person can say more: the peer's return ends the wait. Not so where a record is kept: a change that
+    /// the peer asked for before it died may be on its way there, and only a change of this node's own settles that.
     pub fn is_undecided(&self) -> bool {
-        matches!((self.goal, self.wait), (Goal::GoAlone, Wait::Read | Wait::Person(_)))
+        matches!((self.goal, self.wait), (Goal::GoAlone, Wait::Person(_)))
     }
 
     /// May a session be established while it runs? Not while it decides alone.
