@@ -111,9 +111,9 @@ pub enum Standing {
 /// Effects.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Ask the engine; answer with [`Core::on_answer`].
+    /// Ask the engine; answer with [`Core::on_answer`](super::decision::Core::on_answer).
     Ask(Ask),
-    /// Take the service addresses and announce them, or give them up; tell [`Core::on_addresses`].
+    /// Take the service addresses and announce them, or give them up; tell [`Core::on_addresses`](super::decision::Core::on_addresses).
     Addresses(bool),
     /// Send a heartbeat now, not at the next tick.
     Speak,

@@ -46,7 +46,7 @@ pub struct Wait {
 pub enum Verb {
     /// Write twinlun's metadata to this node's disk. Refuses a disk that holds anything.
     Init(InitArgs),
-    /// Start the daemon, and the failover agent if there is a section [agent], in the background, unless they run.
+    /// Start the daemon, and the failover agent if the configuration has a section for it, in the background, unless they run.
     Up(UpArgs),
     /// Stop agent and daemon: hand over if the other node can take it, drain, make everything stable, leave.
     Down(Wait),
