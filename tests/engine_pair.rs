@@ -141,14 +141,19 @@ fn initiator(node: &Node, isid: u8) -> Initiator {
     initiator
 }
 
+/// Two fresh disks that were never together.
+fn fresh_disks() -> [Disk; 2] {
+    [0, 1].map(|node| {
+        let disk = Disk::new(DISK_BYTES);
+        disk.format(node, true);
+        disk
+    })
+}
+
 #[test]
 fn a_pair_replicates_survives_its_primary_and_comes_together_again() {
     for shards in [[1, 1], [2, 3]] {
-        let disks = [0, 1].map(|node| {
-            let disk = Disk::new(DISK_BYTES);
-            disk.format(node, true);
-            disk
-        });
+        let disks = fresh_disks();
         let arbiter = Arbiter::default();
         let plans = links();
         let mut a = Node::start(&disks[0], shards[0], plans[0].clone(), &arbiter);
@@ -204,11 +209,7 @@ fn a_pair_replicates_survives_its_primary_and_comes_together_again() {
 #[test]
 fn initiators_at_both_nodes_see_one_disk_through_a_switchover() {
     for shards in [[1, 1], [3, 2]] {
-        let disks = [0, 1].map(|node| {
-            let disk = Disk::new(DISK_BYTES);
-            disk.format(node, true);
-            disk
-        });
+        let disks = fresh_disks();
         let arbiter = Arbiter::default();
         let plans = links();
         let start = |n: usize| {
@@ -251,11 +252,7 @@ fn initiators_at_both_nodes_see_one_disk_through_a_switchover() {
 
 #[test]
 fn a_peer_with_another_secret_is_refused_and_named() {
-    let disks = [0, 1].map(|node| {
-        let disk = Disk::new(DISK_BYTES);
-        disk.format(node, true);
-        disk
-    });
+    let disks = fresh_disks();
     let arbiter = Arbiter::default();
     let mut plans = links();
     plans[1].key = LinkKey::new(b"another secret of enough bytes").expect("long enough");

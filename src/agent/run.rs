@@ -1,6 +1,5 @@
 //! The life of the agent: one thread that hears everyone, feeds the core, and carries out what it asks for.
 
-use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as WallInstant};
 
@@ -19,7 +18,7 @@ use crate::daemon::config::{AgentConfig, Config, NodeConfig, Secret, ServiceAddr
 use crate::daemon::control::{Call, ControlSocket};
 use crate::daemon::events::{EventLog, Weight};
 use crate::daemon::failure::Failure;
-use crate::daemon::process::{self, InstanceLock};
+use crate::daemon::process::{self, InstanceLock, Launch};
 use crate::time::Instant;
 
 /// Longest pause of the loop.
@@ -36,24 +35,9 @@ const PRIORITY: i32 = -15;
 /// Datagrams that are not believed are told of at most so often.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 
-/// How the agent was called.
-#[derive(Clone, Debug)]
-pub struct Launch {
-    pub config: PathBuf,
-    pub node: Option<String>,
-    /// Leave the terminal's session.
-    pub background: bool,
-}
-
 /// Runs the agent of a node until it is told to stop.
 pub fn run(launch: &Launch) -> Result<(), Failure> {
-    if launch.background {
-        process::detach();
-    }
-    process::private_files();
-    let config = Config::load(&launch.config)?;
-    let node = config.choose(launch.node.as_deref(), &process::host_name())?.clone();
-    process::begin_log(launch.background.then(|| node.agent_log_file()).as_deref());
+    let (config, node) = launch.enter(NodeConfig::agent_log_file)?;
     let (Some(agent), Some(replication)) = (&config.agent, &config.replication) else {
         let what = format!("{} has no section [agent]: nothing fails over by itself", config.file.display());
         return Err(Failure::usage(what, "add [agent] to the file on both nodes, or promote by hand"));

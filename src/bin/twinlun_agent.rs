@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use twinlun::agent::run::{Launch, run};
+use twinlun::agent::run::run;
 use twinlun::cli::args::AgentArgs;
+use twinlun::daemon::process::Launch;
 
 fn main() -> ExitCode {
     let AgentArgs { place, background } = AgentArgs::parse();

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use twinlun::cli::args::DaemonArgs;
-use twinlun::daemon::run::{Launch, run};
+use twinlun::daemon::process::Launch;
+use twinlun::daemon::run::run;
 
 fn main() -> ExitCode {
     let DaemonArgs { place, background } = DaemonArgs::parse();

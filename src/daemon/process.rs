@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,32 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The name of this machine; empty when it has none that is text.
 pub fn host_name() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+/// How a program of a node was called.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub config: PathBuf,
+    pub node: Option<String>,
+    /// Leave the terminal's session.
+    pub background: bool,
+}
+
+impl Launch {
+    /// What every program of a node begins with. `log_file`: where it logs to in the background.
+    pub fn enter(
+        &self,
+        log_file: impl FnOnce(&NodeConfig) -> PathBuf,
+    ) -> Result<(Config, NodeConfig), Failure> {
+        if self.background {
+            detach();
+        }
+        private_files();
+        let config = Config::load(&self.config)?;
+        let node = config.choose(self.node.as_deref(), &host_name())?.clone();
+        begin_log(self.background.then(|| log_file(&node)).as_deref());
+        Ok((config, node))
+    }
 }
 
 /// Leaves the terminal's session, so that the daemon outlives it.

@@ -4,7 +4,6 @@
 //! the volume; it carries requests to the coordinator on shard 0 and its answers back, and keeps the event log.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
@@ -24,7 +23,7 @@ use super::events::{EventLog, Weight};
 use super::failure::Failure;
 use super::init::boot_identifier;
 use super::plan;
-use super::process::{self, InstanceLock};
+use super::process::{self, InstanceLock, Launch};
 use super::progress::Progress;
 use super::translate::{self, Names, Pulse};
 use crate::engine::{
@@ -46,24 +45,9 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 /// The ticket of the daemon's own request to stop.
 const STOP_TICKET: Ticket = Ticket(0);
 
-/// How the daemon was called.
-#[derive(Clone, Debug)]
-pub struct Launch {
-    pub config: PathBuf,
-    pub node: Option<String>,
-    /// Leave the terminal's session.
-    pub background: bool,
-}
-
 /// Runs a node until it is told to stop.
 pub fn run(launch: &Launch) -> Result<(), Failure> {
-    if launch.background {
-        process::detach();
-    }
-    process::private_files();
-    let config = Config::load(&launch.config)?;
-    let node = config.choose(launch.node.as_deref(), &process::host_name())?.clone();
-    process::begin_log(launch.background.then(|| node.log_file()).as_deref());
+    let (config, node) = launch.enter(NodeConfig::log_file)?;
     let lock = InstanceLock::take(&node)?;
     let secret = match &config.replication {
         Some(replication) => Some(Secret::read(&replication.secret_file)?),

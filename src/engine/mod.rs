@@ -24,10 +24,9 @@ mod zeroing;
 
 pub use buffers::{ArenaPlan, Quota};
 pub use establish::LinkPlan;
+pub use registry::SessionInfo;
 pub use ring::{RingError, probe};
-pub use run::{
-    Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, SessionInfo, Tuning,
-};
+pub use run::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, Tuning};
 
 #[cfg(test)]
 mod tests;

@@ -471,7 +471,7 @@ impl Reactor {
         self.ring.has_news()
     }
 
-    /// Do disk operations wait for the next turn? Then no turn sleeps.
+    /// Do disk operations wait for the next turn? A turn that leaves some does not sleep.
     pub fn has_backlog(&self) -> bool {
         !self.backlog.is_empty()
     }

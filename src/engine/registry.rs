@@ -7,12 +7,22 @@
 //! Everything here is bounded by [`Caps`], and what an initiator may have before it has logged in most of all.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::plumbing::ConnNo;
-use super::run::SessionInfo;
 use crate::iscsi::{Caps, LoginStatus, NexusName};
 use crate::time::Instant;
 use crate::units::ShardId;
+
+/// A session of an initiator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionInfo {
+    /// The initiator's iSCSI name.
+    pub initiator: String,
+    pub address: SocketAddr,
+    /// How long it has been served.
+    pub age: Duration,
+}
 
 /// Most connections of initiators at one time.
 pub const CONNECTIONS_MAX: usize = 512;

@@ -18,6 +18,7 @@ use super::establish::{Establish, LinkPlan};
 use super::mesh::{Endpoint, Waker, mesh};
 use super::plumbing::{Message, Plumbing, boot_time};
 use super::reactor::Reactor;
+use super::registry::SessionInfo;
 use super::ring::RingError;
 use super::shard::Shard;
 use super::target_driver::TargetDriver;
@@ -145,16 +146,6 @@ pub enum EngineEvent {
     Volume(Event),
     /// The other node has this for the operator.
     Notice(Notice),
-}
-
-/// A session of an initiator.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionInfo {
-    /// The initiator's iSCSI name.
-    pub initiator: String,
-    pub address: SocketAddr,
-    /// How long it has been served.
-    pub age: Duration,
 }
 
 /// What the engine knows of itself.

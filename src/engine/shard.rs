@@ -160,9 +160,6 @@ impl Shard {
 
     /// The system call of the turn. Sleeps unless there is news.
     fn sleep(&mut self) {
-        if self.plumbing.reactor.has_backlog() {
-            return self.plumbing.reactor.turn(Wait::No);
-        }
         if self.spin.is_worthwhile() && self.look_for_news() {
             return;
         }
@@ -180,7 +177,7 @@ impl Shard {
     fn look_for_news(&mut self) -> bool {
         let Plumbing { reactor, mesh, .. } = &mut self.plumbing;
         reactor.turn(Wait::No);
-        if reactor.has_completions() {
+        if reactor.has_completions() || reactor.has_backlog() {
             return true;
         }
         let begun = WallInstant::now();

@@ -18,8 +18,13 @@ impl World {
     // ---- beside every answer ----
 
     /// The leader answers a request that the other node forwarded: all that holds for an answer holds here.
+    /// Where the other node has dropped the session, the answer reaches nobody, and may be to what was given up there.
     pub(super) fn check_forward_answer(&mut self, node: usize, shard: u8, header: &FrameHeader) -> Verdict {
         let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
+        let asker = self.nodes[1 - node].machine.as_ref();
+        if asker.is_none_or(|asker| asker.session != machine.session) {
+            return Ok(());
+        }
         let posture = *machine.parts[usize::from(shard)].posture();
         match header.kind {
             FrameKind::ForwardData if !self.lied => self.check_right_to_answer(node, &posture),

@@ -89,10 +89,9 @@ impl Part {
     /// Carries a request to the leader, or lets it wait for room on the link.
     pub(super) fn forward(&mut self, slot: u32, out: &mut Outbox) {
         let work = *self.works.get(slot);
-        let link = match self.lanes.get(usize::from(work.lane)) {
-            Some(lane) => self.link_of(lane.id),
-            None => self.any_link(),
-        };
+        // A flush concerns no lane, and a shard may have none.
+        let lane = self.lanes.get(usize::from(work.lane)).map(|lane| lane.id);
+        let link = lane.map_or_else(|| self.any_link(), |lane| self.link_of(lane));
         self.works.get_mut(slot).stage = Stage::Parked;
         let room = self.forwarding.has_room(link, work.locked, self.config.shards);
         let flow = self.forwarding.flow(link, work.locked);
@@ -102,9 +101,8 @@ impl Part {
         flow.under_way += 1;
         let sequence = self.works.name(slot).0;
         self.works.get_mut(slot).stage = Stage::Forwarded;
-        let lane = self.lanes.get(usize::from(work.lane)).map_or(LaneId(0), |lane| lane.id);
         let len = self.config.geometry.range_bytes(work.range) as u32;
-        let mut header = request_frame(&work, lane, self.posture.epoch, len);
+        let mut header = request_frame(&work, lane.unwrap_or(LaneId(0)), self.posture.epoch, len);
         header.sequence = sequence;
         let payload = match work.kind {
             Kind::Write { .. } => Some((work.buf.expect("writes carry a buffer"), len)),
@@ -171,12 +169,10 @@ impl Part {
 
     /// The leader, or the way to it, is another one from now on. What was not sent is parked.
     pub(super) fn stop_forwarding(&mut self) {
-        self.forwarding.reset();
-        let mut flows = core::mem::take(&mut self.forwarding).flows;
-        for slot in flows.iter_mut().flatten().flat_map(|flow| flow.waiting.drain(..)) {
+        let waiting = core::mem::take(&mut self.forwarding);
+        for slot in waiting.flows.into_iter().flatten().flat_map(|flow| flow.waiting) {
             self.park(slot, Stage::Parked);
         }
-        self.forwarding.flows = flows;
         for slot in 0..self.works.slots() {
             if !self.works.is_live(slot) {
                 continue;

@@ -11,27 +11,18 @@ const HOLD_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Coordinator {
     pub(super) fn settle_without_link(&mut self, service: Service, out: &mut ControlOutbox) {
-        self.set_posture(
-            |posture| {
-                posture.service = service;
-                posture.session = None;
-                posture.link = LinkRole::Off;
-                posture.sync = SyncRole::None;
-                posture.write_through = false;
-                posture.wind_down = false;
-                posture.forward = false;
-                posture.hold = false;
-            },
-            out,
-        );
+        self.settle_apart(service, false, out);
     }
 
     /// Closed between two primaries. Where initiators stay at a node that does not lead, what they ask for waits.
     pub(super) fn settle_for_hand_over(&mut self, out: &mut ControlOutbox) {
-        let hold = self.config.standby_serves;
+        self.settle_apart(Service::Closed, self.config.standby_serves, out);
+    }
+
+    fn settle_apart(&mut self, service: Service, hold: bool, out: &mut ControlOutbox) {
         self.set_posture(
             |posture| {
-                posture.service = Service::Closed;
+                posture.service = service;
                 posture.session = None;
                 posture.link = LinkRole::Off;
                 posture.sync = SyncRole::None;
