@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::block::BufSlice;
+use crate::iscsi::Examine;
 use crate::units::{BufId, CHUNK_BYTES, Pool, ShardId};
 
 /// Bytes of a small buffer: a 4 KiB or 8 KiB transfer, the most frequent ones.
@@ -209,6 +210,35 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(address, len) }
     }
 
+    /// Compares, combines or fills bytes of buffers that the caller's shard has the use of ([`Examine`]).
+    pub fn examine(&self, how: Examine, left: BufSlice, right: BufSlice, len: usize) -> Option<u32> {
+        let found = match how {
+            Examine::Compare => {
+                let (left, right) = (self.slice(left, len), self.slice(right, len));
+                first_difference(left, right)
+            }
+            Examine::Or => {
+                let combined: Vec<u8> =
+                    self.slice(left, len).iter().zip(self.slice(right, len)).map(|(a, b)| a | b).collect();
+                self.fill(left.buf, left.offset as usize, &combined);
+                None
+            }
+            Examine::Repeat { block } => {
+                let pattern = self.slice(left, block as usize).to_vec();
+                for at in (0..len).step_by(pattern.len()) {
+                    let part = pattern.len().min(len - at);
+                    self.fill(left.buf, left.offset as usize + at, &pattern[..part]);
+                }
+                pattern.iter().position(|byte| *byte != 0)
+            }
+        };
+        found.map(|at| at as u32)
+    }
+
+    fn slice(&self, slice: BufSlice, len: usize) -> &[u8] {
+        self.bytes(slice.buf, slice.offset as usize, len)
+    }
+
     /// Copies into a buffer that the caller's shard has the use of.
     pub fn fill(&self, buf: BufId, offset: usize, from: &[u8]) {
         debug_assert!(self.count(buf).load(Ordering::Relaxed) > 0, "a buffer in use");
@@ -236,6 +266,14 @@ impl Arena {
         assert!(before > 0, "a buffer is released once by each user");
         before == 1
     }
+}
+
+/// Whole pages first: a comparison as a whole is faster than one byte by byte.
+fn first_difference(left: &[u8], right: &[u8]) -> Option<usize> {
+    const STEP: usize = 512;
+    let mut pairs = left.chunks(STEP).zip(right.chunks(STEP)).enumerate();
+    let (chunk, (left, right)) = pairs.find(|(_, (left, right))| left != right)?;
+    left.iter().zip(right).position(|(a, b)| a != b).map(|at| chunk * STEP + at)
 }
 
 /// What became of a released buffer.

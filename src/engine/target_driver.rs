@@ -640,6 +640,7 @@ impl TargetDriver {
         let mut out = std::mem::take(&mut self.out);
         let mut full_feature = None;
         let (mut begun, mut quiet) = (Vec::new(), Vec::new());
+        let mut examined = Vec::new();
         let conn = self.conn(number);
         for effect in out.effects.drain(..) {
             match effect {
@@ -670,6 +671,10 @@ impl TargetDriver {
                     }
                 }
                 Effect::Block(request) => plumbing.route(request),
+                Effect::Examine { id, how, left, right, len } => {
+                    let found = plumbing.pool.arena().examine(how, left, right, len as usize);
+                    examined.push((id, found));
+                }
                 Effect::Free(buf) => plumbing.release(buf),
                 Effect::FullFeature { nexus, tsih, cid, discovery } => {
                     full_feature = Some(Entrant { nexus, tsih, cid, discovery });
@@ -687,6 +692,12 @@ impl TargetDriver {
         out.clear();
         self.out = out;
         self.list(number);
+        for (id, found) in examined {
+            let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
+            let mut pool = plumbing.pool.purpose(Purpose::Target);
+            conn.core.on_examined(id, found, &mut pool, &mut self.out);
+            self.drain(number, plumbing);
+        }
         if let Some(entrant) = full_feature {
             self.on_full_feature(number, entrant, plumbing);
         }

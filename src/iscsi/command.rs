@@ -69,6 +69,9 @@ impl Session {
                 (task.lu, task.blocks, task.fua) = (lu, range, fua);
                 self.start_write(slot, command, data, pool, out)
             }
+            Outcome::Act(action) if action.data_blocks() > 0 => {
+                self.start_action(slot, command, action, data, pool, out)
+            }
             Outcome::NeedData { bytes } => self.start_list(slot, command, bytes, data, out),
             Outcome::Check(sense) => self.refuse(slot, command, Ending::Check(sense), data, out),
             Outcome::Status(status) => self.refuse(slot, command, Ending::Status(status), data, out),
@@ -78,6 +81,11 @@ impl Session {
             Outcome::Done => {
                 self.send_data_in(slot, command, data_in, out);
                 Flow::Skip(padded(data))
+            }
+            Outcome::Act(action) => self.start_action(slot, command, action, data, pool, out),
+            Outcome::Unmap { .. } => {
+                let sense = SenseData::INTERNAL_TARGET_FAILURE;
+                self.refuse(slot, command, Ending::Check(sense), data, out)
             }
             Outcome::Flush { lu } => {
                 self.start_flush(slot, command, lu, out);
@@ -184,14 +192,17 @@ impl Session {
         let mut data_in = Vec::new();
         let outcome =
             self.config.target(self.grant).execute_with_data(task.lun, &task.cdb, &list, &mut data_in);
+        task.list = list;
         let ending = match outcome {
+            Outcome::Unmap { lu, descriptors } => return self.start_unmap(slot, lu, descriptors, out),
             Outcome::Done => Ending::Good,
             Outcome::Check(sense) => Ending::Check(sense),
             Outcome::Status(status) => Ending::Status(status),
-            // No command with a parameter list reads or writes blocks.
+            // No other command with a parameter list touches blocks.
             Outcome::Read { .. }
             | Outcome::Write { .. }
             | Outcome::Flush { .. }
+            | Outcome::Act(_)
             | Outcome::NeedData { .. } => Ending::Check(SenseData::INTERNAL_TARGET_FAILURE),
         };
         task.fail(ending);

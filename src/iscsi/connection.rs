@@ -135,6 +135,16 @@ impl Connection {
         self.bury();
     }
 
+    /// The driver has done what [`Effect::Examine`] asked for. Also after the connection closed.
+    pub fn on_examined(&mut self, id: RequestId, found: Option<u32>, pool: &mut impl Pool, out: &mut Outbox) {
+        match &mut self.phase {
+            Phase::Full(session) | Phase::Over(Some(session)) => session.on_examined(id, found, out),
+            _ => panic!("an examination for no session was answered"),
+        }
+        self.settle(pool, out);
+        self.bury();
+    }
+
     /// The time of [`deadline`](Self::deadline) has come (earlier does no harm).
     pub fn on_timer(&mut self, now: Instant, out: &mut Outbox) {
         let due = self.deadline().is_some_and(|deadline| deadline <= now);

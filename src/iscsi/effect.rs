@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::block::{BlockRequest, BufSlice};
-use crate::units::BufId;
+use crate::units::{BufId, RequestId};
 
 use super::bhs::{Bhs, pad_of};
 use super::name::InitiatorName;
@@ -71,6 +71,18 @@ pub enum CloseReason {
     NotServing,
 }
 
+/// What the driver does with the bytes of two buffers, and what it answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Examine {
+    /// The offset of the first byte of `left` that differs from `right`; `None`: they are equal.
+    Compare,
+    /// Sets in `left` the bits that are set in `right`. Answers `None`.
+    Or,
+    /// Fills `left` with copies of its first `block` bytes. The offset of the first byte that is not zero; `None`: all are.
+    /// `right` is not looked at.
+    Repeat { block: u32 },
+}
+
 /// Effects of a [`Connection`](super::Connection).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
@@ -79,6 +91,8 @@ pub enum Effect {
     Send { header: Bhs, data: SendData, pad: u8 },
     /// Do this; answer with `on_block_done`.
     Block(BlockRequest),
+    /// Look at `len` bytes of data buffers ([`Examine`]); answer with `on_examined` as soon as this outbox is drained.
+    Examine { id: RequestId, how: Examine, left: BufSlice, right: BufSlice, len: u32 },
     /// The core is done with the buffer. It is free once no send or disk operation uses it.
     Free(BufId),
     /// Login is agreed. The driver closes an older session of the same nexus (session reinstatement, RFC 7143 §6.3.5)

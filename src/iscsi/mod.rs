@@ -14,6 +14,7 @@
 //! Payload is never copied here: data goes to and comes from the driver's buffers by name.
 
 mod access;
+mod action;
 mod attribute;
 pub mod bhs;
 pub mod chap;
@@ -41,7 +42,7 @@ mod write;
 pub use access::{Access, BadView, Grant, NamePattern, Network, Rule, View};
 pub use config::{Arrival, Caps, Limits, Service, TargetConfig};
 pub use connection::{Connection, Digests, Origin};
-pub use effect::{CloseReason, Effect, NexusName, Outbox, SendData};
+pub use effect::{CloseReason, Effect, Examine, NexusName, Outbox, SendData};
 pub use login::LoginStatus;
 pub use name::{BadName, InitiatorName, NAME_BYTES_MAX, is_iscsi_name};
 pub use receive::BYTES_DEMAND_MAX;

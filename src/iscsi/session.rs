@@ -13,10 +13,11 @@ use alloc::vec::Vec;
 use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
 use crate::scsi::{Nexus, SENSE_BYTES_MAX, SenseData, Status, UnitAttention};
 use crate::time::{Duration, Instant, earliest};
-use crate::units::{BlockRange, Lba, Pool, RequestId};
+use crate::units::{BlockRange, CHUNK_BYTES, Lba, Pool, RequestId};
 use crate::wire::SerialNumber;
 
 use super::access::Grant;
+use super::action::ACTION_PIECE;
 use super::attribute::Held;
 use super::bhs::{Bhs, Sequence, pad_of};
 use super::command_window::{Admission, CommandWindow};
@@ -118,7 +119,7 @@ impl Session {
         assert!(slots <= SLOTS_MAX, "window and immediate commands exceed the task slots");
         // A discovery session executes nothing.
         let target = config.target(start.grant);
-        let bytes = if start.discovery { 0 } else { target.max_transfer_bytes() };
+        let bytes = if start.discovery { 0 } else { target.max_data_bytes() + CHUNK_BYTES as u32 };
         let mut nexus = Nexus::new(target);
         if start.reinstated {
             nexus.post_all(UnitAttention::NexusLoss);
@@ -201,6 +202,9 @@ impl Session {
         let piece = id.0 as u16;
         self.in_flight -= 1;
         self.piece_came_back(slot, piece);
+        if status == BlockStatus::Good && self.tasks.get(slot).work == Work::Act {
+            self.note_lock(slot);
+        }
         if self.tasks.get(slot).aborted {
             self.aborted_piece(slot, piece, out);
             return Ok(());
@@ -223,7 +227,7 @@ impl Session {
         let task = self.tasks.live_mut(slot).expect("a block request belongs to a live task");
         assert!(task.in_flight > 0, "a block request was completed twice");
         task.in_flight -= 1;
-        if piece != FLUSH_PIECE {
+        if piece < ACTION_PIECE {
             let chunk = self.tasks.chunk_mut(slot, usize::from(piece / 2));
             assert!(chunk.pieces > 0, "a piece was completed twice");
             chunk.pieces -= 1;
@@ -237,11 +241,18 @@ impl Session {
             Work::Read => self.send_ready(slot, out),
             Work::Write => self.chunk_written(slot, piece, out),
             Work::Flush => self.respond(slot, out),
+            Work::Act => self.action_done(slot, out),
             Work::List | Work::Refused => unreachable!("these have no block requests"),
         }
     }
 
     fn medium_error(&mut self, slot: Slot, piece: u16) {
+        if self.tasks.get(slot).work == Work::Act {
+            let (lba, read) = self.failed_piece(slot);
+            let sense =
+                if read { SenseData::unrecovered_read_error(lba) } else { SenseData::write_error(lba) };
+            return self.tasks.get_mut(slot).fail(Ending::Check(sense));
+        }
         let task = self.tasks.get(slot);
         let blocks_per_chunk = self.blocks_per_chunk(slot);
         let chunk = if piece == FLUSH_PIECE { 0 } else { u64::from(piece / 2) };
@@ -254,11 +265,11 @@ impl Session {
     }
 
     /// A piece of a task that will not be answered: its buffer, and with the last one its slot.
-    fn aborted_piece(&mut self, slot: Slot, piece: u16, out: &mut Outbox) {
-        if piece != FLUSH_PIECE {
+    pub(super) fn aborted_piece(&mut self, slot: Slot, piece: u16, out: &mut Outbox) {
+        if piece < ACTION_PIECE {
             self.free_if_quiet(slot, usize::from(piece / 2), out);
         }
-        if self.tasks.get(slot).in_flight == 0 {
+        if self.tasks.get(slot).in_flight == 0 && !self.unlock_aborted(slot, out) {
             self.abandon(slot, out);
             self.task_is_quiet(slot, out);
         }
@@ -277,13 +288,25 @@ impl Session {
 
     /// Gives the chunk a buffer, if it has none and there is one. `bounded`: within the session's own share.
     pub(super) fn provide(&mut self, slot: Slot, chunk: usize, bounded: bool, pool: &mut impl Pool) -> bool {
+        let len = self.chunk_len(slot, chunk);
+        self.provide_len(slot, chunk, len, bounded, pool)
+    }
+
+    /// Like [`provide`](Self::provide), for `len` bytes.
+    pub(super) fn provide_len(
+        &mut self,
+        slot: Slot,
+        chunk: usize,
+        len: usize,
+        bounded: bool,
+        pool: &mut impl Pool,
+    ) -> bool {
         if self.tasks.chunk(slot, chunk).buf.is_some() {
             return true;
         }
         if bounded && self.held >= usize::from(self.config.limits.buffers) {
             return false;
         }
-        let len = self.chunk_len(slot, chunk);
         let Some(buf) = pool.take(len) else { return false };
         self.tasks.chunk_mut(slot, chunk).buf = Some(buf);
         self.held += 1;
@@ -340,9 +363,27 @@ impl Session {
         buf: Option<BufSlice>,
         out: &mut Outbox,
     ) {
-        let id = u64::from(self.origin.connection) << 32 | u64::from(slot) << 16 | u64::from(piece);
-        let request =
-            BlockRequest { id: RequestId(id), origin: self.origin.shard, op, range, buf, locked: false };
+        self.request_locked(slot, piece, op, range, buf, false, out);
+    }
+
+    pub(super) fn request_id(&self, slot: Slot, piece: u16) -> RequestId {
+        RequestId(u64::from(self.origin.connection) << 32 | u64::from(slot) << 16 | u64::from(piece))
+    }
+
+    /// A block request. `locked`: the task holds the lock of its range.
+    #[allow(clippy::too_many_arguments, reason = "the fields of a block request")]
+    pub(super) fn request_locked(
+        &mut self,
+        slot: Slot,
+        piece: u16,
+        op: BlockOp,
+        range: BlockRange,
+        buf: Option<BufSlice>,
+        locked: bool,
+        out: &mut Outbox,
+    ) {
+        let id = self.request_id(slot, piece);
+        let request = BlockRequest { id, origin: self.origin.shard, op, range, buf, locked };
         self.tasks.get_mut(slot).in_flight += 1;
         self.emit(request, out);
     }
@@ -353,7 +394,9 @@ impl Session {
             let satisfied = match self.tasks.get(slot).work {
                 Work::Read => self.acquire_read(slot, pool, out),
                 Work::Write => self.ask_for_data(slot, pool, out),
-                Work::List | Work::Flush | Work::Refused => unreachable!("these need no buffers"),
+                Work::List | Work::Flush | Work::Act | Work::Refused => {
+                    unreachable!("these wait for no buffers")
+                }
             };
             if !satisfied {
                 break;
@@ -415,6 +458,10 @@ impl Session {
         if task.in_flight > 0 || self.receiving == Some(slot) {
             return;
         }
+        if self.unlock_aborted(slot, out) {
+            return;
+        }
+        let task = self.tasks.get(slot);
         let answered = task.answered;
         for chunk in 0..usize::from(task.provided) {
             self.free_if_quiet(slot, chunk, out);
@@ -451,8 +498,10 @@ impl Session {
             task.answered = true;
             task.ending = Ending::Status(Status::TaskAborted);
         }
+        // Buffers of an action are in use wherever something of it is in flight.
+        let acting = task.work == Work::Act && task.in_flight > 0;
         for chunk in 0..usize::from(task.provided) {
-            if Some(chunk) != filling {
+            if Some(chunk) != filling && !acting {
                 self.free_if_quiet(slot, chunk, out);
             }
         }

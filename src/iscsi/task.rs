@@ -9,6 +9,7 @@ use crate::block::BufSlice;
 use crate::scsi::{LuIndex, SenseData, Status};
 use crate::units::{BlockRange, BufId, CHUNK_BYTES};
 
+use super::action::Program;
 use super::bhs::{Lun, NO_TAG};
 use super::pdu::Residual;
 
@@ -31,6 +32,8 @@ pub enum Work {
     List,
     /// SYNCHRONIZE CACHE.
     Flush,
+    /// Initiator to media or to nowhere, by a program.
+    Act,
     /// The result stands; unsolicited data is still to come and is dropped (RFC 7143 §11.4.2).
     Refused,
 }
@@ -125,6 +128,8 @@ pub struct Task {
     pub list: Vec<u8>,
     /// The CDB of a command with a parameter list.
     pub cdb: [u8; 16],
+    /// Where a [`Work::Act`] stands.
+    pub(super) program: Option<Program>,
 }
 
 impl Task {
@@ -153,6 +158,7 @@ impl Task {
             in_flight: 0,
             list: Vec::new(),
             cdb: [0; 16],
+            program: None,
         }
     }
 

@@ -236,8 +236,8 @@ impl Session {
         task.moved += len;
         let (moved, fua) = (task.moved, task.fua);
         assert!(moved <= task.need, "more data than the command has");
-        // With a digest the data waits for it, aborted data for nothing.
-        if task.aborted || self.parameters.data_digest {
+        // With a digest the data waits for it, aborted data for nothing, an action's for all of it.
+        if task.aborted || task.work == Work::Act || self.parameters.data_digest {
             return;
         }
         if moved == task.need || moved % CHUNK_BYTES as u32 == 0 {
@@ -290,7 +290,7 @@ impl Session {
     }
 
     /// The F bit came: what now?
-    fn sequence_ended(&mut self, slot: Slot, pool: &mut impl Pool, out: &mut Outbox) {
+    pub(super) fn sequence_ended(&mut self, slot: Slot, pool: &mut impl Pool, out: &mut Outbox) {
         let task = self.tasks.get_mut(slot);
         if let Expecting::Solicited { end, .. } = task.expecting {
             if task.moved < end {
@@ -301,6 +301,7 @@ impl Session {
         match self.tasks.get(slot).work {
             Work::List => self.list_sequence_ended(slot, out),
             Work::Refused => self.respond(slot, out),
+            Work::Act => self.action_sequence_ended(slot, pool, out),
             _ => {
                 if !self.ask_for_data(slot, pool, out) {
                     self.wait_for_buffer(slot);
@@ -308,6 +309,16 @@ impl Session {
                 self.settle_write(slot, out);
             }
         }
+    }
+
+    /// An action begins when all of its data is there.
+    fn action_sequence_ended(&mut self, slot: Slot, pool: &mut impl Pool, out: &mut Outbox) {
+        let task = self.tasks.get(slot);
+        if task.failed() || task.moved >= task.need {
+            return self.pump_action(slot, out);
+        }
+        let asked = self.ask_for_data(slot, pool, out);
+        assert!(asked, "an action has its buffers from the start");
     }
 
     /// Sends an R2T for the data that is still missing, as far as there are buffers. `false`: there is none.

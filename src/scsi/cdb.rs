@@ -5,6 +5,7 @@
 //!
 //! Absent on purpose: variable-length CDBs (7Fh) and those of 32 bytes; their commands need protection information.
 
+use super::logical_unit::LogicalUnit;
 use super::opcodes::{self, Operation, OperationSpec, Unknown};
 use super::sense::SenseData;
 use crate::units::Lba;
@@ -88,6 +89,35 @@ pub enum Command {
         wanted: u8,
         allocation: u32,
     },
+    /// VERIFY and WRITE AND VERIFY. `access.fua` is never set.
+    Verify {
+        access: Access,
+        check: ByteCheck,
+        write: bool,
+    },
+    /// COMPARE AND WRITE: `access.blocks` blocks are compared, and as many written.
+    CompareAndWrite(Access),
+    OrWrite(Access),
+    WriteAtomic {
+        access: Access,
+        /// ATOMIC BOUNDARY; zero: none.
+        boundary: u32,
+    },
+    WriteSame {
+        access: Access,
+        anchor: bool,
+        unmap: bool,
+        /// NDOB: there is no data, the blocks become zero.
+        no_data: bool,
+    },
+    Unmap {
+        anchor: bool,
+        parameter_bytes: u32,
+    },
+    GetLbaStatus {
+        lba: Lba,
+        allocation: u32,
+    },
     LogSense {
         save: bool,
         page: u8,
@@ -101,8 +131,28 @@ pub enum Command {
 impl Command {
     /// Would it change the medium? A read-only disk refuses it.
     pub fn changes_medium(&self) -> bool {
-        matches!(self, Self::Write(_))
+        match self {
+            Self::Write(_)
+            | Self::CompareAndWrite(_)
+            | Self::OrWrite(_)
+            | Self::WriteAtomic { .. }
+            | Self::WriteSame { .. }
+            | Self::Unmap { .. } => true,
+            Self::Verify { write, .. } => *write,
+            _ => false,
+        }
     }
+}
+
+/// BYTCHK: what a VERIFY compares (SBC-3 table 121).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ByteCheck {
+    /// Nothing; the medium must be readable.
+    None,
+    /// Every block with the data sent for it.
+    EachBlock,
+    /// Every block with the one block sent.
+    OneBlock,
 }
 
 /// The ten-byte or the twelve-byte form of READ DEFECT DATA; their headers differ.
@@ -171,6 +221,15 @@ impl Fields {
 /// 20/00 for an operation code that is not known; 24/00 with a field pointer for an unknown service action, a reserved
 /// bit or NACA that is set, or a CDB that ends early (SPC-4 §4.3).
 pub fn decode(cdb: &[u8]) -> Result<Command, SenseData> {
+    decode_if(cdb, |_| true)
+}
+
+/// [`decode`], for a disk that may not have every command.
+pub(super) fn decode_for(unit: &LogicalUnit, cdb: &[u8]) -> Result<Command, SenseData> {
+    decode_if(cdb, |operation| unit.supports(operation))
+}
+
+fn decode_if(cdb: &[u8], supported: impl Fn(Operation) -> bool) -> Result<Command, SenseData> {
     let mut bytes = [0; CDB_BYTES];
     let len = cdb.len().min(CDB_BYTES);
     bytes[..len].copy_from_slice(&cdb[..len]);
@@ -179,6 +238,9 @@ pub fn decode(cdb: &[u8]) -> Result<Command, SenseData> {
         Unknown::OperationCode => SenseData::INVALID_OPERATION_CODE,
         Unknown::ServiceAction => SenseData::invalid_cdb_bit(1, 4),
     })?;
+    if !supported(row.operation) {
+        return Err(SenseData::INVALID_OPERATION_CODE);
+    }
     if len < row.usage.len() {
         return Err(SenseData::invalid_cdb_field(len as u16));
     }
@@ -189,10 +251,55 @@ pub fn decode(cdb: &[u8]) -> Result<Command, SenseData> {
 }
 
 fn decode_fields(row: &OperationSpec, cdb: &Fields) -> Result<Command, SenseData> {
-    match decode_access(row.operation, cdb) {
-        Some(command) => Ok(command),
+    if let Some(command) = decode_access(row.operation, cdb) {
+        return Ok(command);
+    }
+    match decode_block_command(row.operation, cdb) {
+        Some(command) => command,
         None => decode_other(row.operation, cdb),
     }
+}
+
+/// Commands that do more with blocks than read or write them.
+fn decode_block_command(operation: Operation, cdb: &Fields) -> Option<Result<Command, SenseData>> {
+    let access10 = || access(cdb, u64::from(cdb.u32(2)), 7, cdb.u16(7));
+    let access12 = || access(cdb, u64::from(cdb.u32(2)), 6, cdb.u32(6));
+    let access16 = || access(cdb, cdb.u64(2), 10, cdb.u32(10));
+    Some(Ok(match operation {
+        Operation::Verify10 => return Some(verify(cdb, access10(), false)),
+        Operation::Verify12 => return Some(verify(cdb, access12(), false)),
+        Operation::Verify16 => return Some(verify(cdb, access16(), false)),
+        Operation::WriteAndVerify10 => return Some(verify(cdb, access10(), true)),
+        Operation::WriteAndVerify12 => return Some(verify(cdb, access12(), true)),
+        Operation::WriteAndVerify16 => return Some(verify(cdb, access16(), true)),
+        Operation::CompareAndWrite => {
+            Command::CompareAndWrite(access(cdb, cdb.u64(2), 13, u32::from(cdb.0[13])))
+        }
+        Operation::OrWrite16 => Command::OrWrite(access16()),
+        Operation::WriteAtomic16 => {
+            Command::WriteAtomic { access: access(cdb, cdb.u64(2), 12, cdb.u16(12)), boundary: cdb.u16(10) }
+        }
+        Operation::WriteSame10 => write_same(cdb, access10(), false),
+        Operation::WriteSame16 => write_same(cdb, access16(), cdb.bit(1, 0)),
+        Operation::Unmap => Command::Unmap { anchor: cdb.bit(1, 0), parameter_bytes: cdb.u16(7) },
+        Operation::GetLbaStatus => Command::GetLbaStatus { lba: Lba(cdb.u64(2)), allocation: cdb.u32(10) },
+        _ => return None,
+    }))
+}
+
+fn verify(cdb: &Fields, access: Access, write: bool) -> Result<Command, SenseData> {
+    let check = match (cdb.0[1] >> 1) & 3 {
+        0 => ByteCheck::None,
+        1 => ByteCheck::EachBlock,
+        3 if !write => ByteCheck::OneBlock,
+        _ => return Err(SenseData::invalid_cdb_bit(1, 2)),
+    };
+    Ok(Command::Verify { access: Access { fua: false, ..access }, check, write })
+}
+
+fn write_same(cdb: &Fields, access: Access, no_data: bool) -> Command {
+    let access = Access { fua: false, ..access };
+    Command::WriteSame { access, anchor: cdb.bit(1, 4), unmap: cdb.bit(1, 3), no_data }
 }
 
 /// Commands that name blocks of the medium.

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::cdb::{Access, DefectForm};
 use super::data_in::{DataIn, truncate};
 use super::identity::{DeviceIdentity, IdentityError};
+use super::opcodes::Operation;
 use super::sense::{SenseData, SenseFormat};
 use super::target::{LuIndex, Outcome};
 use crate::units::{BlockRange, Geometry, Lba};
@@ -100,7 +101,7 @@ impl LogicalUnit {
 
     /// Is the range inside the volume? A range of no blocks may start right behind the last one (SBC-3 §4.5 names the
     /// address alone).
-    fn in_volume(&self, lba: Lba, blocks: u64) -> Result<(), SenseData> {
+    pub(super) fn in_volume(&self, lba: Lba, blocks: u64) -> Result<(), SenseData> {
         if self.geometry.contains(lba, blocks) {
             return Ok(());
         }
@@ -169,6 +170,11 @@ impl LogicalUnit {
             DefectForm::Twelve => data_in.put_zeros(6), // generation code, length
         }
         truncate(data_in, allocation);
+    }
+
+    /// Does this disk have the command? Giving blocks back belongs to thin provisioning.
+    pub(super) fn supports(&self, operation: Operation) -> bool {
+        operation != Operation::Unmap || self.is_thin()
     }
 
     /// START STOP UNIT (SBC-3 §5.20). The disk is shared by initiators and never spins down: a stop, or a move to a

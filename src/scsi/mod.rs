@@ -15,6 +15,7 @@ mod inquiry;
 mod log;
 mod logical_unit;
 mod lun;
+mod media;
 mod mode;
 mod opcodes;
 mod sense;
@@ -25,10 +26,11 @@ mod vital_product;
 
 pub use alua::{Leader, PeerPort};
 pub use attention::UnitAttention;
-pub use cdb::{Access, CDB_BYTES, Command, DefectForm, ModeForm, ModeSense, decode};
+pub use cdb::{Access, ByteCheck, CDB_BYTES, Command, DefectForm, ModeForm, ModeSense, decode};
 pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, TARGET_NAME_MAX};
 pub use logical_unit::{LogicalUnit, MAX_TRANSFER_BYTES, Provisioning};
 pub use lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
+pub use media::{Action, ActionKind, unmap_descriptor};
 pub use sense::{
     AdditionalSense, FIXED_SENSE_BYTES, FieldPointer, SENSE_BYTES_MAX, SenseData, SenseFormat, SenseKey,
 };

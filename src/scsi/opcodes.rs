@@ -37,6 +37,19 @@ pub enum Operation {
     ReadDefectData10,
     ReadDefectData12,
     LogSense,
+    Verify10,
+    Verify12,
+    Verify16,
+    WriteAndVerify10,
+    WriteAndVerify12,
+    WriteAndVerify16,
+    CompareAndWrite,
+    WriteSame10,
+    WriteSame16,
+    Unmap,
+    GetLbaStatus,
+    OrWrite16,
+    WriteAtomic16,
 }
 
 /// One row of the table.
@@ -82,6 +95,8 @@ impl OperationSpec {
 /// no protection information, so these fields must be zero (SBC-3 §5.8). FUA_NV is accepted and means nothing, as
 /// drivers of SBC-2 times set it together with FUA.
 const ACCESS: u8 = 0x1A;
+/// DPO and BYTCHK of VERIFY and WRITE AND VERIFY.
+const VERIFY: u8 = 0x16;
 /// GROUP NUMBER: accepted and not collected into anything, for there are no group attributes to report.
 const GROUP: u8 = 0x1F;
 /// IMMED of PRE-FETCH.
@@ -99,7 +114,7 @@ const fn action(operation: Operation, usage: &'static [u8]) -> OperationSpec {
 
 /// All commands, in order of operation code and service action. The last byte of each is CONTROL: no bit of it may be
 /// set, for NACA is not supported (NORMACA = 0) and LINK is obsolete.
-pub static OPERATIONS: [OperationSpec; 31] = {
+pub static OPERATIONS: [OperationSpec; 44] = {
     use Operation as O;
     const F: u8 = 0xFF;
     [
@@ -116,17 +131,28 @@ pub static OPERATIONS: [OperationSpec; 31] = {
         row(O::ReadCapacity10, &[0x25, 0, F, F, F, F, 0, 0, 0x01, 0]),
         row(O::Read10, &[0x28, ACCESS, F, F, F, F, GROUP, F, F, 0]),
         row(O::Write10, &[0x2A, ACCESS, F, F, F, F, GROUP, F, F, 0]),
+        row(O::WriteAndVerify10, &[0x2E, VERIFY, F, F, F, F, GROUP, F, F, 0]),
+        row(O::Verify10, &[0x2F, VERIFY, F, F, F, F, GROUP, F, F, 0]),
         row(O::PreFetch10, &[0x34, IMMED, F, F, F, F, GROUP, F, F, 0]),
         row(O::SynchronizeCache10, &[0x35, SYNC, F, F, F, F, GROUP, F, F, 0]),
         row(O::ReadDefectData10, &[0x37, 0, 0x1F, 0, 0, 0, 0, F, F, 0]),
+        row(O::WriteSame10, &[0x41, 0x18, F, F, F, F, GROUP, F, F, 0]),
+        row(O::Unmap, &[0x42, 0x01, 0, 0, 0, 0, GROUP, F, F, 0]),
         row(O::LogSense, &[0x4D, 0x03, F, F, 0, F, F, F, F, 0]),
         row(O::ModeSelect10, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, 0]),
         row(O::ModeSense10, &[0x5A, 0x18, F, F, 0, 0, 0, F, F, 0]),
         row(O::Read16, &[0x88, ACCESS, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::CompareAndWrite, &[0x89, ACCESS, F, F, F, F, F, F, F, F, 0, 0, 0, F, GROUP, 0]),
         row(O::Write16, &[0x8A, ACCESS, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::OrWrite16, &[0x8B, ACCESS, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::WriteAndVerify16, &[0x8E, VERIFY, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::Verify16, &[0x8F, VERIFY, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::PreFetch16, &[0x90, IMMED, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::SynchronizeCache16, &[0x91, SYNC, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::WriteSame16, &[0x93, 0x19, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::WriteAtomic16, &[0x9C, 0x18, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         action(O::ReadCapacity16, &[0x9E, 0x10, F, F, F, F, F, F, F, F, F, F, F, F, 0x01, 0]),
+        action(O::GetLbaStatus, &[0x9E, 0x12, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]),
         row(O::ReportLuns, &[0xA0, 0, F, 0, 0, 0, F, F, F, F, 0, 0]),
         OperationSpec::new(
             O::ReportTargetPortGroups,
@@ -138,6 +164,8 @@ pub static OPERATIONS: [OperationSpec; 31] = {
         action(O::ReportSupportedTaskManagementFunctions, &[0xA3, 0x0D, 0x80, 0, 0, 0, F, F, F, F, 0, 0]),
         row(O::Read12, &[0xA8, ACCESS, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::Write12, &[0xAA, ACCESS, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::WriteAndVerify12, &[0xAE, VERIFY, F, F, F, F, F, F, F, F, GROUP, 0]),
+        row(O::Verify12, &[0xAF, VERIFY, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::ReadDefectData12, &[0xB7, 0x1F, F, F, F, F, F, F, F, F, 0, 0]),
     ]
 };

@@ -66,6 +66,7 @@ additional_sense! {
     MODE_PARAMETERS_CHANGED 0x2A 0x01,
     ASYMMETRIC_ACCESS_STATE_CHANGED 0x2A 0x06,
     CAPACITY_DATA_HAS_CHANGED 0x2A 0x09,
+    MISCOMPARE_DURING_VERIFY_OPERATION 0x1D 0x00,
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR 0x2F 0x00,
     SAVING_PARAMETERS_NOT_SUPPORTED 0x39 0x00,
     REPORTED_LUNS_DATA_HAS_CHANGED 0x3F 0x0E,
@@ -174,6 +175,12 @@ impl SenseData {
         let key = SenseKey::IllegalRequest;
         let additional = AdditionalSense::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE;
         Self { information: Some(first_bad.0), ..Self::new(key, additional) }
+    }
+
+    /// 0E/1D: the data differs from the medium. INFORMATION is the offset of the first byte that does (SBC-3 §5.3).
+    pub const fn miscompare(offset: u64) -> Self {
+        let new = Self::new(SenseKey::Miscompare, AdditionalSense::MISCOMPARE_DURING_VERIFY_OPERATION);
+        Self { information: Some(offset), ..new }
     }
 
     /// 03/11/00: no copy could be read. INFORMATION is the first unreadable block known (SBC-3 §4.18.2).

@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 
 use super::data_in::{DataIn, set_u32_length, truncate};
+use super::logical_unit::LogicalUnit;
 use super::opcodes::{self, OPERATIONS, OperationSpec};
 use super::sense::SenseData;
 
@@ -21,6 +22,7 @@ const NOT_SUPPORTED: u8 = 0x1;
 /// 24/00 for an unknown REPORTING OPTIONS, and when the operation code has service actions and none was expected, or
 /// the other way round.
 pub(super) fn report(
+    unit: &LogicalUnit,
     timeouts: bool,
     option: u8,
     opcode: u8,
@@ -28,28 +30,29 @@ pub(super) fn report(
     allocation: u32,
     data_in: &mut Vec<u8>,
 ) -> Result<(), SenseData> {
-    let rows = opcodes::rows_of(opcode);
+    let rows: Vec<&OperationSpec> =
+        opcodes::rows_of(opcode).iter().filter(|row| unit.supports(row.operation)).collect();
     let has_actions = rows.iter().any(|row| row.service_action.is_some());
     let same_action =
         |row: &&OperationSpec| row.service_action.is_none_or(|action| u16::from(action) == service_action);
     match option {
-        0b000 => all_commands(timeouts, data_in),
+        0b000 => all_commands(unit, timeouts, data_in),
         0b001 if has_actions => return Err(SenseData::invalid_cdb_bit(2, 2)),
-        0b001 => one_command(rows.first(), timeouts, data_in),
+        0b001 => one_command(rows.first().copied(), timeouts, data_in),
         0b010 if !rows.is_empty() && !has_actions => return Err(SenseData::invalid_cdb_bit(2, 2)),
-        0b010 => one_command(rows.iter().find(same_action), timeouts, data_in),
+        0b010 => one_command(rows.into_iter().find(same_action), timeouts, data_in),
         // As 010b, and a command without service actions is matched by service action 0.
         0b011 if !has_actions && service_action != 0 => one_command(None, timeouts, data_in),
-        0b011 => one_command(rows.iter().find(same_action), timeouts, data_in),
+        0b011 => one_command(rows.into_iter().find(same_action), timeouts, data_in),
         _ => return Err(SenseData::invalid_cdb_bit(2, 2)),
     }
     truncate(data_in, allocation);
     Ok(())
 }
 
-fn all_commands(timeouts: bool, data_in: &mut Vec<u8>) {
+fn all_commands(unit: &LogicalUnit, timeouts: bool, data_in: &mut Vec<u8>) {
     data_in.put_zeros(4);
-    for row in &OPERATIONS {
+    for row in OPERATIONS.iter().filter(|row| unit.supports(row.operation)) {
         let mut flags = 0;
         if row.service_action.is_some() {
             flags |= SERVACTV;

@@ -18,6 +18,7 @@ use super::identity::{IdentityError, TARGET_NAME_MAX};
 use super::inquiry::{self, Device};
 use super::logical_unit::LogicalUnit;
 use super::lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
+use super::media::{Action, ActionKind};
 use super::sense::{SENSE_BYTES_MAX, SenseData, SenseFormat};
 use super::status::Status;
 use super::{log, mode, supported};
@@ -43,6 +44,10 @@ pub enum Outcome {
     Write { lu: LuIndex, range: BlockRange, fua: bool },
     /// Make everything answered so far stable, then GOOD.
     Flush { lu: LuIndex },
+    /// Take the data that [`Action::data_blocks`] names, if any, and carry this out.
+    Act(Action),
+    /// Give back the ranges of the command's parameter list ([`unmap_descriptor`](super::unmap_descriptor)).
+    Unmap { lu: LuIndex, descriptors: u16 },
     /// Another status, without sense data.
     Status(Status),
     /// The command has a parameter list of this many bytes, at least one. Fetch it, then call
@@ -168,9 +173,9 @@ impl Target {
         &self.units[usize::from(lu.0)].1
     }
 
-    /// The longest transfer of any logical unit, bytes.
-    pub fn max_transfer_bytes(&self) -> u32 {
-        self.units.iter().map(|(_, unit)| unit.max_transfer_bytes).max().unwrap_or(0)
+    /// The longest data for or from the medium of any logical unit, bytes.
+    pub fn max_data_bytes(&self) -> u32 {
+        self.units.iter().map(|(_, unit)| unit.max_data_bytes()).max().unwrap_or(0)
     }
 
     /// The logical unit that a LUN field names, if there is one.
@@ -218,6 +223,7 @@ impl Target {
                 let data = &data[..data.len().min(parameter_bytes as usize)];
                 mode::select(unit, form, data).map(|()| Outcome::Done)
             }
+            Command::Unmap { .. } => unit.unmap(lu, data),
             _ => Err(SenseData::INTERNAL_TARGET_FAILURE),
         });
         result.unwrap_or_else(Outcome::Check)
@@ -237,7 +243,7 @@ impl Target {
             }
         }
         let unit = self.logical_unit(lu);
-        let command = cdb::decode(cdb)?;
+        let command = cdb::decode_for(unit, cdb)?;
         if unit.read_only && command.changes_medium() {
             return Err(SenseData::WRITE_PROTECTED);
         }
@@ -246,6 +252,18 @@ impl Target {
             Command::SendDiagnostic { self_test_code, parameter_bytes, .. } => {
                 return unit.send_diagnostic(self_test_code, parameter_bytes);
             }
+            Command::Verify { access, check, write } => return unit.verify(lu, &access, check, write),
+            Command::CompareAndWrite(access) => return unit.compare_and_write(lu, &access),
+            Command::OrWrite(access) => {
+                let range = unit.checked_range(&access)?;
+                return unit.act(lu, range, access.fua, ActionKind::Or);
+            }
+            Command::WriteAtomic { access, boundary } => return unit.write_atomic(lu, &access, boundary),
+            Command::WriteSame { access, anchor, unmap, no_data } => {
+                return unit.write_same(lu, &access, anchor, unmap, no_data);
+            }
+            Command::Unmap { anchor, parameter_bytes } => return unit.begin_unmap(anchor, parameter_bytes),
+            Command::GetLbaStatus { lba, allocation } => unit.get_lba_status(lba, allocation, data_in)?,
             Command::Read(access) => return unit.read(lu, &access),
             Command::Write(access) => return unit.write(lu, &access),
             Command::SynchronizeCache { lba, blocks } => return unit.synchronize_cache(lu, lba, blocks),
@@ -289,7 +307,7 @@ impl Target {
                 opcode,
                 service_action,
                 allocation,
-            } => supported::report(timeouts, option, opcode, service_action, allocation, data_in)?,
+            } => supported::report(unit, timeouts, option, opcode, service_action, allocation, data_in)?,
         }
         Ok(Outcome::Done)
     }

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::data_in::{DataIn, set_u16_length};
 use super::inquiry::Device;
 use super::logical_unit::LogicalUnit;
+use super::media::{COMPARE_AND_WRITE_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX, UNMAP_GRANULARITY_BYTES};
 use super::sense::SenseData;
 use super::target::TargetPort;
 
@@ -171,12 +172,25 @@ fn scsi_ports(port: &TargetPort, data_in: &mut Vec<u8>) {
     set_u16_length(data_in, at);
 }
 
-/// Block Limits (SBC-3 §6.6.3), all zero where a limit belongs to a command that is not supported.
+/// Block Limits (SBC-3 §6.6.3), zero where a limit belongs to a command that is not supported.
 fn block_limits(unit: &LogicalUnit, data_in: &mut Vec<u8>) {
-    data_in.put_u16(0); // WSNZ, MAXIMUM COMPARE AND WRITE LENGTH
+    const WSNZ: u8 = 0x01;
+    const UGAVALID: u32 = 0x8000_0000;
+    data_in.extend_from_slice(&[WSNZ, COMPARE_AND_WRITE_BLOCKS_MAX as u8]);
     data_in.put_u16(1 << unit.physical_block_exponent()); // OPTIMAL TRANSFER LENGTH GRANULARITY
     data_in.put_u32(unit.max_transfer_blocks());
     data_in.put_u32(0); // OPTIMAL TRANSFER LENGTH: none is better than another
+    data_in.put_u32(0); // PRE-FETCH has no effect, so no length of it is too long
+    if unit.is_thin() {
+        data_in.put_u32(unit.max_unmap_blocks());
+        data_in.put_u32(UNMAP_DESCRIPTORS_MAX as u32);
+        data_in.put_u32((UNMAP_GRANULARITY_BYTES >> unit.geometry.block_shift).max(1));
+        data_in.put_u32(UGAVALID); // granules are counted from block 0
+    } else {
+        data_in.put_zeros(16);
+    }
+    data_in.put_u64(u64::from(unit.max_fill_blocks()));
+    data_in.put_u32(1); // MAXIMUM ATOMIC TRANSFER LENGTH
     data_in.resize(64, 0);
 }
 

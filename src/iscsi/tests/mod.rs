@@ -2,6 +2,7 @@
 
 mod pair;
 
+mod action;
 mod attribute;
 mod chap;
 mod data;

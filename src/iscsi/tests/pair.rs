@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::super::chap::Entropy;
 use super::super::*;
-use crate::block::{BlockOp, BlockRequest, BlockStatus};
-use crate::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
+use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
+use crate::scsi::{DeviceIdentity, LogicalUnit, Provisioning, Target, TargetPort};
 use crate::time::{Duration, Instant};
 use crate::units::{BlockRange, BufId, CHUNK_BYTES, Geometry, Pool, ShardId};
 use crate::wire::{Demand, crc32c};
@@ -24,7 +24,8 @@ pub(super) fn config() -> TargetConfig {
         serial: "00c0ffee".into(),
         naa: [0x60, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13],
     };
-    let unit = LogicalUnit::new(identity, geometry, 12, true).expect("valid identity");
+    let mut unit = LogicalUnit::new(identity, geometry, 12, true).expect("valid identity");
+    unit.provisioning = Provisioning::Thin;
     let port = TargetPort {
         target_name: TARGET.into(),
         portal_group_tag: 1,
@@ -142,6 +143,8 @@ pub(super) struct Pair {
     pub(super) cmd_sn: u32,
     /// TSIH of Login Requests.
     pub(super) tsih: u16,
+    /// Ranges that are locked; the connection is the only one.
+    pub(super) locks: Vec<BlockRange>,
     stat_sn: Option<u32>,
 }
 
@@ -180,6 +183,7 @@ impl Pair {
             quiet: Vec::new(),
             cmd_sn: 100,
             tsih: 0,
+            locks: Vec::new(),
             stat_sn: None,
         }
     }
@@ -342,12 +346,15 @@ impl Pair {
             if effects.is_empty() {
                 return;
             }
-            let mut ready = Vec::new();
+            let (mut ready, mut examined) = (Vec::new(), Vec::new());
             for effect in effects {
                 match effect {
                     Effect::Send { header, data, pad } => self.on_send(header, data, pad, &bytes),
                     Effect::Block(request) if self.prompt => ready.push(request),
                     Effect::Block(request) => self.pending.push_back(request),
+                    Effect::Examine { id, how, left, right, len } => {
+                        examined.push((id, self.examine(how, left, right, len as usize)));
+                    }
                     Effect::Free(buf) => {
                         self.pool.taken.remove(&buf.0).expect("freed once");
                     }
@@ -371,10 +378,31 @@ impl Pair {
                     }
                 }
             }
+            for (id, found) in examined {
+                self.connection.on_examined(id, found, &mut self.pool, &mut self.out);
+            }
             for request in ready {
                 self.complete(request, BlockStatus::Good);
             }
         }
+    }
+
+    fn examine(&mut self, how: Examine, left: BufSlice, right: BufSlice, len: usize) -> Option<u32> {
+        let bytes = |slice: BufSlice| slice.offset as usize..slice.offset as usize + len;
+        let right = self.pool.taken[&right.buf.0][bytes(right)].to_vec();
+        let left = &mut self.pool.taken.get_mut(&left.buf.0).expect("a taken buffer")[bytes(left)];
+        let found = match how {
+            Examine::Compare => left.iter().zip(&right).position(|(a, b)| a != b),
+            Examine::Or => {
+                left.iter_mut().zip(&right).for_each(|(a, b)| *a |= b);
+                None
+            }
+            Examine::Repeat { block } => {
+                (block as usize..len).for_each(|at| left[at] = left[at - block as usize]);
+                left.iter().position(|byte| *byte != 0)
+            }
+        };
+        found.map(|at| at as u32)
     }
 
     fn on_send(&mut self, header: [u8; 48], data: SendData, pad: u8, bytes: &[u8]) {
@@ -428,6 +456,8 @@ impl Pair {
     }
 
     fn complete(&mut self, request: BlockRequest, status: BlockStatus) {
+        // A lock is given back whatever happens.
+        let status = if request.op == BlockOp::Unlock { BlockStatus::Good } else { status };
         if status == BlockStatus::Good {
             self.transfer(&request);
         }
@@ -436,20 +466,33 @@ impl Pair {
 
     fn transfer(&mut self, request: &BlockRequest) {
         let BlockRange { start, count } = request.range;
-        let Some(slice) = request.buf else {
-            assert_eq!((request.op, count), (BlockOp::Flush, 0));
-            return;
-        };
+        if request.op == BlockOp::Flush {
+            return assert_eq!((request.buf, count), (None, 0));
+        }
         assert!(count > 0 && start.0 + u64::from(count) <= BLOCKS);
+        assert_eq!(start.0 / 8192, (start.0 + u64::from(count) - 1) / 8192, "within an extent");
         let disk = start.0 as usize * 512..(start.0 as usize + count as usize) * 512;
+        let mine = |range: &BlockRange| range.start <= start && request.range.end() <= range.end();
+        assert!(!request.locked || self.locks.iter().any(mine), "locked without a lock");
+        let slice = match (request.op, request.buf) {
+            (BlockOp::Zero { .. }, None) => return self.disk[disk].fill(0),
+            (BlockOp::Lock, None) => {
+                assert!(self.locks.iter().all(|range| range.end() <= start), "by rising address");
+                return self.locks.push(request.range);
+            }
+            (BlockOp::Unlock, None) => {
+                let at = self.locks.iter().position(|range| *range == request.range).expect("it is locked");
+                self.locks.remove(at);
+                return;
+            }
+            (_, slice) => slice.expect("reads and writes have a buffer"),
+        };
         let buffer = self.pool.taken.get_mut(&slice.buf.0).expect("a taken buffer");
         let memory = slice.offset as usize..slice.offset as usize + disk.len();
         match request.op {
             BlockOp::Read => buffer[memory].copy_from_slice(&self.disk[disk]),
             BlockOp::Write { .. } => self.disk[disk].copy_from_slice(&buffer[memory]),
-            BlockOp::Zero { .. } | BlockOp::Flush | BlockOp::Lock | BlockOp::Unlock => {
-                panic!("{:?} has no buffer", request.op)
-            }
+            other => panic!("{other:?} has no buffer"),
         }
     }
 
@@ -473,6 +516,7 @@ impl Pair {
         self.complete_all();
         assert!(self.connection.is_idle());
         assert_eq!(self.connection.demand(), Demand::Closed);
+        assert!(self.locks.is_empty(), "locks were kept: {:?}", self.locks);
         assert!(self.pool.taken.is_empty(), "{} buffers were kept", self.pool.taken.len());
     }
 
@@ -489,7 +533,7 @@ pub(super) fn write10(lba: u32, blocks: u16) -> [u8; 16] {
     rw10(0x2A, lba, blocks)
 }
 
-fn rw10(opcode: u8, lba: u32, blocks: u16) -> [u8; 16] {
+pub(super) fn rw10(opcode: u8, lba: u32, blocks: u16) -> [u8; 16] {
     let mut cdb = [0; 16];
     cdb[0] = opcode;
     cdb[2..6].copy_from_slice(&lba.to_be_bytes());

@@ -47,8 +47,11 @@ fn any_bhs() -> impl Strategy<Value = [u8; 48]> {
         prop_oneof![3 => Just(0xA0u8), 3 => Just(0xC0), 2 => Just(0x20), 2 => Just(0x80), 2 => any::<u8>()];
     let tag = prop_oneof![8 => 0u32..6, 2 => Just(0xFFFF_FFFF), 1 => 0x1_0000u32..0x1_0004];
     let length = prop_oneof![4 => Just(4096u32), 2 => 0u32..200_000, 1 => any::<u32>()];
-    let cdb =
-        (prop_oneof![Just(0x28u8), Just(0x2A), Just(0x12), Just(0x15), Just(0x35), any::<u8>()], 0u16..600);
+    let media = prop_oneof![Just(0x2Eu8), Just(0x2F), Just(0x41), Just(0x42), Just(0x89), Just(0x8B)];
+    let cdb = (
+        prop_oneof![Just(0x28u8), Just(0x2A), Just(0x12), Just(0x15), Just(0x35), media, any::<u8>()],
+        0u16..600,
+    );
     (opcode, flags, 0u32..6, tag, length, cdb, 0u32..3, prop_oneof![Just(0u32), Just(512), 0u32..70_000])
         .prop_map(|(opcode, flags, itt, second, length, (command, blocks), sn, offset)| {
             let mut bhs = [0; 48];

@@ -71,8 +71,8 @@ fn what_is_not_in_the_table_is_refused_as_operation_or_as_service_action() {
             assert_eq!(decode(&[opcode; CDB_BYTES]), Err(SenseData::INVALID_OPERATION_CODE));
         }
     }
-    // GET LBA STATUS and REPORT ALIASES; initiators tell "unsupported" by the pointer at byte 1.
-    for (opcode, service_action) in [(0x9E, 0x12), (0xA3, 0x0B)] {
+    // REPORT REFERRALS and REPORT ALIASES; initiators tell "unsupported" by the pointer at byte 1.
+    for (opcode, service_action) in [(0x9E, 0x13), (0xA3, 0x0B)] {
         let cdb = blank(opcode, Some(service_action));
         assert_eq!(decode(&cdb), Err(SenseData::invalid_cdb_bit(1, 4)));
     }
@@ -147,7 +147,7 @@ fn allocation_of(cdb: &[u8; CDB_BYTES]) -> Option<u64> {
         (0x03 | 0x1A, _) => &cdb[4..5],
         (0x12, _) => &cdb[3..5],
         (0x5A, _) => &cdb[7..9],
-        (0x9E, 0x10) => &cdb[10..14],
+        (0x9E, 0x10 | 0x12) => &cdb[10..14],
         (0xA0, _) | (0xA3, 0x0A | 0x0C | 0x0D) | (0xB7, _) => &cdb[6..10],
         (0x37 | 0x4D, _) => &cdb[7..9],
         (0x25, _) => return Some(8),
@@ -194,11 +194,19 @@ proptest! {
                 prop_assert!(range.count > 0 && range.count <= max);
                 prop_assert!(geometry.contains(range.start, u64::from(range.count)));
             }
+            Outcome::Act(action) => {
+                prop_assert!(action.range.count > 0);
+                prop_assert!(geometry.contains(action.range.start, u64::from(action.range.count)));
+                let most = fixture.target.max_data_bytes() >> geometry.block_shift;
+                prop_assert!(action.data_blocks() <= most);
+            }
             Outcome::NeedData { bytes } => {
                 prop_assert!(bytes > 0 && bytes <= u32::from(u16::MAX));
                 let done = fixture.target.execute_with_data(lun, &cdb, &data, &mut fixture.data_in);
-                prop_assert!(matches!(done, Outcome::Done | Outcome::Check(_)));
+                let ended = matches!(done, Outcome::Done | Outcome::Unmap { .. } | Outcome::Check(_));
+                prop_assert!(ended);
             }
+            Outcome::Unmap { .. } => prop_assert!(false, "without its list"),
             Outcome::Flush { .. } | Outcome::Check(_) | Outcome::Status(_) => {}
         }
         if outcome != Outcome::Done {

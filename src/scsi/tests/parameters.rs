@@ -71,9 +71,12 @@ fn vpd_83_names_the_logical_unit_the_port_and_the_target() {
 
 #[test]
 fn vpd_b0_and_b1_describe_the_disk() {
-    let mut expected = vec![0, 0xB0, 0, 0x3C, 0, 0];
+    let mut expected = vec![0, 0xB0, 0, 0x3C, 1, 255];
     expected.extend([0, 8]); // granularity: 4096 bytes in 512-byte blocks
     expected.extend([0, 0, 8, 0]); // at most 2048 blocks
+    expected.resize(36, 0);
+    expected.extend([0, 0, 0, 0, 0, 8, 0, 0]); // WRITE SAME: 256 MiB
+    expected.extend([0, 0, 0, 1]); // atomic: one block
     expected.resize(64, 0);
     let mut fixture = Fixture::new();
     assert_eq!(fixture.data(&vpd(0xB0)), expected);
@@ -301,7 +304,7 @@ fn one_supported_operation_code() {
     assert_eq!((capacity[1], capacity[3], capacity[4], capacity[5]), (3, 16, 0x9E, 0x10));
     let none = [0, 1, 0, 0];
     assert_eq!(fixture.data(&supported(1, 0x42, 0)), none);
-    assert_eq!(fixture.data(&supported(2, 0x9E, 0x12)), none);
+    assert_eq!(fixture.data(&supported(2, 0x9E, 0x13)), none);
     assert_eq!(fixture.data(&supported(3, 0x28, 1)), none);
     let refused = Outcome::Check(SenseData::invalid_cdb_bit(2, 2));
     assert_eq!(fixture.run(&supported(1, 0x9E, 0x10)), refused);
