@@ -9,13 +9,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use twinlun::block::{BlockOp, BlockRequest, BlockStatus};
+use twinlun::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
 use twinlun::iscsi::chap::{Algorithm, Chap, Credential, Entropy};
 use twinlun::iscsi::{
-    Access, Arrival, Caps, Connection, Effect, Limits, Origin, Outbox, Reset, ResetId, SendData, Service,
-    TargetConfig,
+    Access, Arrival, Caps, Connection, Effect, Examine, Limits, Origin, Outbox, Reset, ResetId, SendData,
+    Service, TargetConfig,
 };
-use twinlun::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
+use twinlun::scsi::{DeviceIdentity, LogicalUnit, Provisioning, Target, TargetPort};
 use twinlun::time::{Duration, Instant};
 use twinlun::units::{BufId, CHUNK_BYTES, Geometry, Pool, ShardId};
 use twinlun::wire::{Demand, crc32c};
@@ -83,7 +83,8 @@ fn config(chap: bool) -> TargetConfig {
         serial: "00c0ffee".into(),
         naa: [0x60; 16],
     };
-    let unit = LogicalUnit::new(identity, geometry, 12, true).expect("a good identity");
+    let mut unit = LogicalUnit::new(identity, geometry, 12, true).expect("a good identity");
+    unit.provisioning = Provisioning::Thin;
     let port = TargetPort {
         target_name: TARGET.into(),
         portal_group_tag: 1,
@@ -126,6 +127,8 @@ pub struct World {
     itt: u8,
     /// `on_reset` minus `ResetQuiet`.
     resets: usize,
+    /// Locks taken and not given back.
+    locks: usize,
     tickets: Vec<u32>,
 }
 
@@ -153,6 +156,7 @@ impl World {
             cmd_sn: 1,
             itt: 0,
             resets: 0,
+            locks: 0,
             tickets: Vec::new(),
         }
     }
@@ -213,6 +217,12 @@ impl World {
                 (bhs[0], bhs[1]) = (0x44, 0x80);
                 bhs[20..24].fill(0xFF);
                 data = b"SendTargets=\0";
+            }
+            7 => {
+                // COMPARE AND WRITE of one block.
+                (bhs[0], bhs[1], bhs[22]) = (0x01, 0xA0, 4);
+                (bhs[32], bhs[45]) = (0x89, 1);
+                data = &[0; 1024];
             }
             5 => (bhs[0], bhs[1], bhs[23]) = (0x42, 0x82, 1),
             6 => {
@@ -278,7 +288,7 @@ impl World {
                 return;
             }
             let mut queued = 0;
-            let mut done = Vec::new();
+            let (mut done, mut examined) = (Vec::new(), Vec::new());
             for effect in effects {
                 match effect {
                     Effect::Send { header, data, pad } => {
@@ -288,6 +298,9 @@ impl World {
                     }
                     Effect::Block(request) if self.prompt => done.push(request),
                     Effect::Block(request) => self.pending.push(request),
+                    Effect::Examine { id, how, left, right, len } => {
+                        examined.push((id, self.examine(how, left, right, len as usize)));
+                    }
                     Effect::Free(buf) => drop(self.pool.taken.remove(&buf.0).expect("freed once")),
                     Effect::FullFeature { .. } => {
                         self.connection.on_admitted(self.now, 9, &mut self.out);
@@ -301,10 +314,25 @@ impl World {
                 }
             }
             assert!(queued <= QUEUED_MAX, "{queued} bytes for one input");
+            for (id, found) in examined {
+                self.connection.on_examined(id, found, &mut self.pool, &mut self.out);
+            }
             for request in done {
                 self.complete(request, BlockStatus::Good);
             }
         }
+    }
+
+    fn examine(&mut self, how: Examine, left: BufSlice, right: BufSlice, len: usize) -> Option<u32> {
+        let bytes = |slice: BufSlice| slice.offset as usize..slice.offset as usize + len;
+        let right = self.pool.taken[&right.buf.0][bytes(right)].to_vec();
+        let left = &self.pool.taken[&left.buf.0][bytes(left)];
+        let found = match how {
+            Examine::Compare => left.iter().zip(&right).position(|(a, b)| a != b),
+            Examine::Or => None,
+            Examine::Repeat { block } => left[..block as usize].iter().position(|byte| *byte != 0),
+        };
+        found.map(|at| at as u32)
     }
 
     fn on_send(&mut self, header: [u8; 48], data: SendData, pad: u8, bytes: &[u8]) {
@@ -335,6 +363,13 @@ impl World {
     }
 
     fn complete(&mut self, request: BlockRequest, status: BlockStatus) {
+        // A lock is given back whatever happens.
+        let status = if request.op == BlockOp::Unlock { BlockStatus::Good } else { status };
+        match request.op {
+            BlockOp::Lock if status == BlockStatus::Good => self.locks += 1,
+            BlockOp::Unlock => self.locks = self.locks.checked_sub(1).expect("it was locked"),
+            _ => {}
+        }
         if let Some(slice) = request.buf {
             let buffer = &self.pool.taken[&slice.buf.0];
             let len = request.range.count as usize * 512;
@@ -401,6 +436,7 @@ impl World {
         }
         assert!(self.connection.is_idle(), "the session is gone");
         assert!(self.pool.taken.is_empty(), "{} buffers were kept", self.pool.taken.len());
+        assert_eq!(self.locks, 0, "every lock was given back");
         assert_eq!(self.resets, 0, "every reset was answered");
     }
 }

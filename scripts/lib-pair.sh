@@ -19,15 +19,17 @@ pair_disks() {
 
 disk_of() { eval "printf '%s\n' \"\$loop_$1\""; }
 
-# _volume, _node NAME ID [SHARDS]: sections of the configuration.
+# _volume, _node NAME ID [SHARDS]: sections of the configuration, with what is in `volume_keys` and `target_keys`.
 _volume() {
     cat <<TOML
 [volume]
 name = "vol1"
+${volume_keys:-}
 
 [target]
 iqn = "$iqn"
 portals = ["$portal"]
+${target_keys:-}
 TOML
 }
 _node() {
@@ -105,10 +107,10 @@ arbiter_return() {
     rm -f "$work/arbiter" && mv "$work/arbiter.away" "$work/arbiter"
 }
 
-# solo_config: server a alone, without a peer.
+# solo_config: server a alone, without a peer; it has `shards` shards.
 solo_config() {
     mkdir -p "$work/run"
-    { _volume; _node a 0; } > "$work/twinlun.toml"
+    { _volume; _node a 0 "${shards:-1}"; } > "$work/twinlun.toml"
 }
 
 # tw a|b VERB…: the command line of that server (descriptor 4 is the crash test's hold on its load: not for daemons).

@@ -204,6 +204,15 @@ fn check_owner(
         );
         return Err(Failure::refused(what, next));
     }
+    if superblock.identity.naa != wanted.naa {
+        let hexadecimal = |naa: &[u8; 16]| data_encoding::HEXLOWER.encode(naa);
+        let what = format!(
+            "{show} was formatted with NAA designator {}, the configuration says {}: initiators would see another disk",
+            hexadecimal(&superblock.identity.naa),
+            hexadecimal(&wanted.naa)
+        );
+        return Err(Failure::refused(what, next));
+    }
     if superblock.node != node.id {
         let owner = config.node(superblock.node).map_or("another node", |owner| owner.name.as_str());
         let what =

@@ -33,7 +33,7 @@ pub fn pair_identifier(config: &Config, secret: &Secret) -> PairId {
 /// The identity that initiators see.
 pub fn scsi_identity(config: &Config) -> ScsiIdentity {
     ScsiIdentity {
-        naa: naa(&digest(config, "twinlun naa")),
+        naa: config.target.naa.unwrap_or_else(|| naa(&digest(config, "twinlun naa"))),
         serial: config.target.serial.clone(),
         iqn: config.target.iqn.clone(),
     }
@@ -84,5 +84,15 @@ mod tests {
         assert_eq!(hexadecimal, "602544c31e0ee3f5b8eb35255996bdb7");
         assert_eq!(identity.serial, "7827ee9f52d0c7a5");
         assert_eq!(identity.naa[0] >> 4, 6);
+    }
+
+    #[test]
+    fn an_identity_can_be_taken_over_from_another_target() {
+        let mut config = config("vol1", "iqn.2003-01.org.linux-iscsi.old:disk");
+        config.target.naa = Some([0x60, 1, 0x40, 0x5C, 0x2A, 0x8E, 0x3B, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        config.target.serial = "c2a8e3b4-0506-0708-090a-0b0c0d0e0f10".into();
+        let identity = scsi_identity(&config);
+        assert_eq!(Some(identity.naa), config.target.naa);
+        assert_eq!(identity.serial, config.target.serial);
     }
 }

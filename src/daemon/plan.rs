@@ -18,10 +18,6 @@ use crate::units::Geometry;
 const PORTAL_GROUP: u16 = 1;
 /// The logical units that every initiator sees.
 pub const LUNS: [u16; 1] = [0];
-/// What initiators see as PRODUCT REVISION LEVEL. Not the release: a rolling upgrade must not change the disk.
-const REVISION: &str = "0001";
-/// log2 of the physical block size that is reported. The same for all disks, so that both nodes report the same.
-const PHYSICAL_BLOCK_SHIFT: u8 = 12;
 /// Extents kept hot on a large volume: 8 GiB, what a crash of the primary makes a resync copy at most.
 const HOT_EXTENTS_MAX: u32 = 2048;
 /// A small volume keeps this part of itself hot at most, so that a crash does not cost a full resync.
@@ -39,7 +35,7 @@ pub fn target(
     let identity = DeviceIdentity {
         vendor: padded(&config.target.vendor),
         product: padded(&config.target.product),
-        revision: padded(REVISION),
+        revision: padded(&config.target.revision),
         serial: superblock.identity.serial.clone(),
         naa: superblock.identity.naa,
     };
@@ -51,12 +47,17 @@ pub fn target(
             "correct section [target]",
         )
     };
-    let unit = LogicalUnit::new(identity, superblock.layout.geometry, PHYSICAL_BLOCK_SHIFT, volatile_cache)
+    // What is configured, not what the disks have, so that both nodes report the same.
+    let geometry = superblock.layout.geometry;
+    let physical = (config.target.physical_block_size.trailing_zeros() as u8).max(geometry.block_shift);
+    let mut unit = LogicalUnit::new(identity, geometry, physical, volatile_cache)
         .map_err(|error| unsuitable(error.to_string()))?;
     let alua = config.target.paths == Paths::Alua;
     let group_of = |node: &NodeConfig| PORTAL_GROUP + if alua { u16::from(node.id.0) } else { 0 };
     let group = group_of(node);
     let peer = config.peer_of(node).filter(|_| alua);
+    unit.provisioning = config.target.provisioning;
+    unit.read_only = config.target.read_only;
     let port = TargetPort {
         target_name: name.clone(),
         portal_group_tag: group,
@@ -136,6 +137,6 @@ mod tests {
     #[test]
     fn texts_are_padded_with_spaces() {
         assert_eq!(&padded::<8>("TWINLUN"), b"TWINLUN ");
-        assert_eq!(&padded::<4>(REVISION), b"0001");
+        assert_eq!(&padded::<4>("1"), b"1   ");
     }
 }

@@ -174,7 +174,10 @@ impl Session {
                 self.refuse_with(slot, command, Ending::Good, residual, out);
                 return Flow::Skip(padded(data));
             }
-        } else if given != wanted && wanted > 0 {
+        } else if action.range.count == 0 && given == 0 {
+            self.refuse_with(slot, command, Ending::Good, residual, out);
+            return Flow::Skip(padded(data));
+        } else if given != wanted && (wanted > 0 || action.range.count == 0) {
             let ending = Ending::Check(SenseData::invalid_cdb_field(0));
             self.refuse_with(slot, command, ending, residual, out);
             return Flow::Skip(padded(data));

@@ -18,7 +18,8 @@ pub struct Limits {
     /// Immediate SCSI commands in flight beyond the window, 1..=32; more are rejected (RFC 7143 §4.2.2.1).
     pub immediate: u16,
     /// Data buffers a session holds for reads and for data it asked for with R2T, at least 1. One buffer for each
-    /// command's first burst comes on top, so a session never holds more than `buffers + window + immediate`.
+    /// command's first burst comes on top, so a session never holds more than `buffers + window + immediate`. A command
+    /// that compares or combines needs all of its data at once: with fewer than its longest transfer has it is refused.
     pub buffers: u16,
     /// Own MaxRecvDataSegmentLength, 512..=2²⁴−1 bytes.
     pub max_recv_data_segment: u32,
@@ -45,7 +46,7 @@ impl Default for Limits {
         Self {
             window: 128,
             immediate: 16,
-            buffers: 128,
+            buffers: 160,
             max_recv_data_segment: 262_144,
             max_burst: 1 << 20,
             first_burst: 65_536,

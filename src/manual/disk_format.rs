@@ -1,4 +1,4 @@
-//! What lies on the disk: format version 1.
+//! What lies on the disk: format version 2.
 //!
 //! # The data
 //!
@@ -8,13 +8,15 @@
 //!
 //! # The metadata
 //!
-//! Everything is little-endian, in pages of 4 KiB at offsets that are multiples of 4 KiB. Four kinds of page:
+//! Everything is little-endian, in pages of 4 KiB at offsets that are multiples of 4 KiB. Three kinds of page:
 //!
 //! | page | magic | how many | drawn in |
 //! |---|---|---|---|
 //! | superblock | `TWINLUN\0` | 2 copies, far apart | [`Superblock`](crate::storage::Superblock) |
 //! | activity log | `TWAL` | per lane: its extents / 30720 | [`ActivityLog`](crate::storage::ActivityLog) |
 //! | bitmap | `TWBM` | per lane: its extents / 31 | [`Bitmap`](crate::storage::Bitmap) |
+//!
+//! Behind the bitmap, two times 32 KiB are set aside for what the logical unit remembers of its initiators.
 //!
 //! Where each lies follows from the device's size, the volume's size and the lane count; the drawing is at
 //! [`Layout`](crate::storage::Layout). Metadata takes about 1/8000 of the device: one bit for 4 KiB, and what headers

@@ -5,7 +5,7 @@ use alloc::string::String;
 use core::fmt;
 
 /// Longest unit serial number, in bytes.
-pub const SERIAL_MAX: usize = 32;
+pub const SERIAL_MAX: usize = 64;
 /// Longest iSCSI name (RFC 7143 §4.2.7.1), in bytes.
 pub const TARGET_NAME_MAX: usize = 223;
 
@@ -60,7 +60,7 @@ impl fmt::Display for IdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotPrintable => "vendor, product and revision must be printable ASCII",
-            Self::Serial => "the serial number must be 1 to 32 printable ASCII characters",
+            Self::Serial => "the serial number must be 1 to 64 printable ASCII characters",
             Self::Naa => "the NAA designator must be of type 6 (IEEE Registered Extended)",
             Self::TargetName => "the target name must be 1 to 223 bytes long",
         })

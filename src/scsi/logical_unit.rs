@@ -14,7 +14,7 @@ use super::target::{LuIndex, Outcome};
 use crate::units::{BlockRange, Geometry, Lba};
 
 /// Most bytes that one READ or WRITE may move unless the configuration says otherwise (VPD page B0h).
-pub const MAX_TRANSFER_BYTES: u32 = 1 << 20;
+pub const MAX_TRANSFER_BYTES: u32 = 8 << 20;
 
 /// The facts of a logical unit.
 #[derive(Clone, PartialEq, Eq, Debug)]

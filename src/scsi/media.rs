@@ -14,10 +14,12 @@ use crate::units::{BlockRange, Lba};
 
 /// Most blocks of one COMPARE AND WRITE: all that the field of VPD page B0h can say.
 pub const COMPARE_AND_WRITE_BLOCKS_MAX: u32 = 255;
-/// Most bytes that one WRITE SAME fills or one VERIFY without data reads.
-pub const FILL_BYTES_MAX: u32 = 256 << 20;
-/// Most bytes that one UNMAP gives back. Less than 4 GiB, so that the blocks fit a [`BlockRange`].
-pub const UNMAP_BYTES_MAX: u64 = 4 << 30;
+/// Most bytes that one WRITE SAME fills.
+pub const FILL_BYTES_MAX: u32 = 16 << 20;
+/// Most bytes that one VERIFY reads without data for each block.
+pub const SCAN_BYTES_MAX: u32 = 256 << 20;
+/// Most blocks that one UNMAP gives back.
+pub const UNMAP_BLOCKS_MAX: u32 = 1 << 20;
 /// Most block descriptors of one UNMAP.
 pub const UNMAP_DESCRIPTORS_MAX: usize = 256;
 /// Blocks are given back in units of that many bytes, the file systems' block below.
@@ -27,7 +29,7 @@ pub const UNMAP_GRANULARITY_BYTES: u32 = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Action {
     pub lu: LuIndex,
-    /// Not empty, inside the volume.
+    /// Inside the volume; of no blocks for COMPARE AND WRITE alone.
     pub range: BlockRange,
     pub kind: ActionKind,
     /// What it writes is stable before the answer.
@@ -77,14 +79,9 @@ impl Action {
 }
 
 impl LogicalUnit {
-    /// Most blocks of one WRITE SAME, and of one VERIFY without data.
+    /// Most blocks of one WRITE SAME.
     pub fn max_fill_blocks(&self) -> u32 {
         FILL_BYTES_MAX >> self.geometry.block_shift
-    }
-
-    /// Most blocks of one UNMAP, all descriptors together.
-    pub fn max_unmap_blocks(&self) -> u32 {
-        (UNMAP_BYTES_MAX >> self.geometry.block_shift) as u32
     }
 
     /// Most bytes that a command of this logical unit takes from the initiator as data for the medium.
@@ -122,26 +119,29 @@ impl LogicalUnit {
             (true, _) => ActionKind::WriteAndCompare,
         };
         let range = match kind {
-            ActionKind::Scan | ActionKind::CompareOne => self.checked_fill(access)?,
+            ActionKind::Scan | ActionKind::CompareOne => {
+                self.checked_fill(access, SCAN_BYTES_MAX >> self.geometry.block_shift)?
+            }
             _ => self.checked_range(access)?,
         };
         self.act(lu, range, false, kind)
     }
 
     /// A range whose length is not that of the data.
-    fn checked_fill(&self, access: &Access) -> Result<BlockRange, SenseData> {
-        if access.blocks > self.max_fill_blocks() {
+    fn checked_fill(&self, access: &Access, most: u32) -> Result<BlockRange, SenseData> {
+        if access.blocks > most {
             return Err(SenseData::invalid_cdb_field(u16::from(access.length_at)));
         }
         self.in_volume(access.lba, u64::from(access.blocks))?;
         Ok(BlockRange::new(access.lba, access.blocks))
     }
 
-    /// COMPARE AND WRITE (SBC-3 §5.3). The field has room for no more blocks than are allowed.
+    /// COMPARE AND WRITE (SBC-3 §5.3). The field has room for no more blocks than are allowed; with none at all, data is
+    /// an error and no data is none.
     pub(super) fn compare_and_write(&self, lu: LuIndex, access: &Access) -> Result<Outcome, SenseData> {
         self.in_volume(access.lba, u64::from(access.blocks))?;
         let range = BlockRange::new(access.lba, access.blocks);
-        self.act(lu, range, access.fua, ActionKind::CompareAndWrite)
+        Ok(Outcome::Act(Action { lu, range, kind: ActionKind::CompareAndWrite, fua: access.fua }))
     }
 
     /// WRITE ATOMIC(16) (SBC-4). One block is all that the disks of two servers promise not to tear when both lose power.
@@ -154,6 +154,7 @@ impl LogicalUnit {
         if boundary != 0 {
             return Err(SenseData::invalid_cdb_field(10));
         }
+        self.in_volume(access.lba, u64::from(access.blocks))?;
         if access.blocks > 1 {
             return Err(SenseData::invalid_cdb_field(u16::from(access.length_at)));
         }
@@ -179,7 +180,7 @@ impl LogicalUnit {
             self.in_volume(access.lba, 0)?;
             return Err(SenseData::invalid_cdb_field(u16::from(access.length_at)));
         }
-        let range = self.checked_fill(access)?;
+        let range = self.checked_fill(access, self.max_fill_blocks())?;
         let kind = if no_data { ActionKind::Zero { unmap } } else { ActionKind::Same { unmap } };
         self.act(lu, range, false, kind)
     }
@@ -211,7 +212,7 @@ impl LogicalUnit {
             self.in_volume(range.start, u64::from(range.count))?;
             total += u64::from(range.count);
         }
-        if total > u64::from(self.max_unmap_blocks()) {
+        if total > u64::from(UNMAP_BLOCKS_MAX) {
             return Err(SenseData::invalid_parameter(8));
         }
         Ok(if total == 0 { Outcome::Done } else { Outcome::Unmap { lu, descriptors: count as u16 } })

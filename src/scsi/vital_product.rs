@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 use super::data_in::{DataIn, set_u16_length};
 use super::inquiry::Device;
 use super::logical_unit::LogicalUnit;
-use super::media::{COMPARE_AND_WRITE_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX, UNMAP_GRANULARITY_BYTES};
+use super::media::{
+    COMPARE_AND_WRITE_BLOCKS_MAX, UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX, UNMAP_GRANULARITY_BYTES,
+};
 use super::sense::SenseData;
 use super::target::TargetPort;
 
@@ -182,7 +184,7 @@ fn block_limits(unit: &LogicalUnit, data_in: &mut Vec<u8>) {
     data_in.put_u32(0); // OPTIMAL TRANSFER LENGTH: none is better than another
     data_in.put_u32(0); // PRE-FETCH has no effect, so no length of it is too long
     if unit.is_thin() {
-        data_in.put_u32(unit.max_unmap_blocks());
+        data_in.put_u32(UNMAP_BLOCKS_MAX);
         data_in.put_u32(UNMAP_DESCRIPTORS_MAX as u32);
         data_in.put_u32((UNMAP_GRANULARITY_BYTES >> unit.geometry.block_shift).max(1));
         data_in.put_u32(UGAVALID); // granules are counted from block 0

@@ -3,9 +3,10 @@
 //! ```text
 //! internal (one device)                         external (metadata on a device of its own)
 //! 0 ............... data area                   0 ............... superblock copy 1
-//! M ............... superblock copy 1           4 KiB ........... activity log, bitmap (as left)
+//! M ............... superblock copy 1           4 KiB ........... activity log, bitmap, unit state (as left)
 //! M + 4 KiB ....... activity log, lane by lane  last 4 KiB ...... superblock copy 0
 //! then ............ bitmap, lane by lane
+//! then ............ unit state, copy 0 and copy 1
 //! then ............ unused
 //! last 4 KiB ...... superblock copy 0
 //! ```
@@ -32,6 +33,10 @@ pub const DEVICE_BYTES_MIN: u64 = 16 << 20;
 pub const DATA_BYTES_MAX: u64 = (u32::MAX as u64 - LANES_MAX as u64) * EXTENT_BYTES;
 
 const PAGE: u64 = PAGE_BYTES as u64;
+/// Pages of one copy of the unit state.
+pub const UNIT_STATE_PAGES: u64 = 8;
+/// Bytes of one copy of the unit state: what a logical unit remembers of its initiators (persistent reservations).
+pub const UNIT_STATE_BYTES: usize = UNIT_STATE_PAGES as usize * PAGE_BYTES;
 
 /// Where the metadata is, relative to the data.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -52,6 +57,8 @@ pub struct Layout {
     pub superblocks: [u64; 2],
     pub activity_log: u64,
     pub bitmap: u64,
+    /// Copy 0 of the unit state; copy 1 follows it.
+    pub unit_state: u64,
     /// First byte after the metadata: the device's size, rounded down to 4 KiB.
     pub end: u64,
 }
@@ -212,7 +219,9 @@ impl Layout {
     fn place(geometry: Geometry, kind: MetadataKind, start: u64, end: u64) -> Self {
         let activity_log = start + PAGE;
         let bitmap = activity_log + activity_pages(&geometry) * PAGE;
-        let layout = Self { geometry, kind, superblocks: [end - PAGE, start], activity_log, bitmap, end };
+        let unit_state = bitmap + bitmap_pages(&geometry) * PAGE;
+        let superblocks = [end - PAGE, start];
+        let layout = Self { geometry, kind, superblocks, activity_log, bitmap, unit_state, end };
         assert_eq!(layout.check(), Ok(()), "a computed layout is consistent");
         layout
     }
@@ -237,6 +246,7 @@ impl Layout {
             (second, PAGE),
             (self.activity_log, activity_pages(&self.geometry) * PAGE),
             (self.bitmap, bitmap_pages(&self.geometry) * PAGE),
+            (self.unit_state, 2 * UNIT_STATE_PAGES * PAGE),
             (first, PAGE),
         ];
         let mut from = start;
@@ -267,6 +277,12 @@ impl Layout {
     pub fn bitmap_page_offset(&self, lane: LaneId, page: u32) -> u64 {
         assert!(lane.0 < self.geometry.lanes && page < self.bitmap_pages_per_lane());
         self.bitmap + page_number(lane, self.bitmap_pages_per_lane(), page) * PAGE
+    }
+
+    /// Offset of a copy (0 or 1) of the unit state.
+    pub fn unit_state_offset(&self, copy: usize) -> u64 {
+        assert!(copy < 2);
+        self.unit_state + copy as u64 * UNIT_STATE_PAGES * PAGE
     }
 
     pub fn lane_shape(&self, lane: LaneId) -> LaneShape {
@@ -327,7 +343,7 @@ fn bitmap_pages(geometry: &Geometry) -> u64 {
 }
 
 fn used_bytes(geometry: &Geometry) -> u64 {
-    (activity_pages(geometry) + bitmap_pages(geometry) + 2) * PAGE
+    (activity_pages(geometry) + bitmap_pages(geometry) + 2 * UNIT_STATE_PAGES + 2) * PAGE
 }
 
 /// Upper bound of [`used_bytes`] over every geometry that fits `device_bytes`. For `L` lanes of `⌈E/L⌉` extents and
@@ -337,5 +353,5 @@ fn reserved_bytes(device_bytes: u64) -> u64 {
     let spare = u64::from(LANES_MAX);
     let activity = extents.div_ceil(u64::from(EXTENTS_PER_ACTIVITY_PAGE)) + spare;
     let bitmap = extents.div_ceil(u64::from(EXTENTS_PER_BITMAP_PAGE)) + spare;
-    (activity + bitmap + 2) * PAGE
+    (activity + bitmap + 2 * UNIT_STATE_PAGES + 2) * PAGE
 }

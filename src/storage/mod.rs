@@ -22,7 +22,8 @@ pub use bitmap::{
 };
 pub use generation::{GENERATION_HISTORY, Generations, Known};
 pub use layout::{
-    DATA_BYTES_MAX, DEVICE_BYTES_MIN, LaneShape, Layout, LayoutError, MetadataKind, internal_superblocks,
+    DATA_BYTES_MAX, DEVICE_BYTES_MIN, LaneShape, Layout, LayoutError, MetadataKind, UNIT_STATE_BYTES,
+    UNIT_STATE_PAGES, internal_superblocks,
 };
 pub use load::{LaneLoader, LaneState};
 pub use page::{Damage, PAGE_BYTES, Page};

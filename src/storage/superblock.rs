@@ -10,8 +10,9 @@
 //! 104 current generation u64  | 112 base generation u64 | 120 generation history u64 × 8
 //! 184 arbiter record [32]     | 216 boot identifier [16] | 232 NAA identifier [16]
 //! 248 volume name length u8   | 249 serial length u8  | 250 IQN length u8 | 251 zero [5]
-//! 256 volume name [64]        | 320 serial [32]       | 352 IQN [224]
-//! 576 zero [3520]                                                              (all little-endian)
+//! 256 volume name [64]        | 320 zero [32]         | 352 IQN [224]
+//! 576 serial [64]             | 640 unit state offset u64
+//! 648 zero [3448]                                                              (all little-endian)
 //! ```
 //!
 //! There are two copies, written in turn: the write with counter `c` goes to copy `c mod 2`, so the newer valid copy
@@ -33,11 +34,11 @@ use super::layout::{Layout, LayoutError, MetadataKind};
 use super::page::{AT_CRC, PAGE_BYTES, Page, get, is_sealed, put, seal, u16_at, u32_at, u64_at};
 
 /// Version of everything in the metadata area. A release refuses a newer one.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Longest volume name in bytes.
 pub const VOLUME_NAME_MAX: usize = 64;
 /// Longest SCSI serial number in bytes.
-pub const SERIAL_MAX: usize = 32;
+pub const SERIAL_MAX: usize = 64;
 /// Longest iSCSI name in bytes (RFC 7143 §4.2.7.1).
 pub const IQN_MAX: usize = 223;
 
@@ -66,14 +67,15 @@ const AT_NAME_LEN: usize = AT_NAA + 16;
 const AT_SERIAL_LEN: usize = AT_NAME_LEN + 1;
 const AT_IQN_LEN: usize = AT_SERIAL_LEN + 1;
 const AT_NAME: usize = AT_NAME_LEN + 8;
-const AT_SERIAL: usize = AT_NAME + VOLUME_NAME_MAX;
-const AT_IQN: usize = AT_SERIAL + SERIAL_MAX;
+const AT_IQN: usize = AT_NAME + VOLUME_NAME_MAX + 32;
+const AT_SERIAL: usize = AT_IQN + IQN_MAX + 1;
+const AT_UNIT_STATE: usize = AT_SERIAL + SERIAL_MAX;
 
 const _: () = {
     assert!(AT_VOLUME == 32 && AT_BLOCKS == 48 && AT_ACTIVITY == 72 && AT_END == 88);
     assert!(AT_FLAGS == 96 && AT_CURRENT == 104 && AT_HISTORY == 120 && AT_RECORD == 184);
     assert!(AT_BOOT == 216 && AT_NAA == 232 && AT_NAME_LEN == 248 && AT_NAME == 256);
-    assert!(AT_SERIAL == 320 && AT_IQN == 352 && AT_IQN + IQN_MAX + 1 == 576 && 576 < PAGE_BYTES);
+    assert!(AT_IQN == 352 && AT_SERIAL == 576 && AT_UNIT_STATE == 640 && 648 < PAGE_BYTES);
 };
 
 /// What is special about this node's copy of the data.
@@ -193,6 +195,7 @@ fn put_layout(out: &mut Page, layout: &Layout) {
     put(out, AT_SUPERBLOCKS + 8, &layout.superblocks[1].to_le_bytes());
     put(out, AT_ACTIVITY, &layout.activity_log.to_le_bytes());
     put(out, AT_BITMAP, &layout.bitmap.to_le_bytes());
+    put(out, AT_UNIT_STATE, &layout.unit_state.to_le_bytes());
     put(out, AT_END, &layout.end.to_le_bytes());
 }
 
@@ -320,6 +323,7 @@ fn layout_of(page: &Page) -> Result<Layout, CopyError> {
         superblocks: [u64_at(page, AT_SUPERBLOCKS), u64_at(page, AT_SUPERBLOCKS + 8)],
         activity_log: u64_at(page, AT_ACTIVITY),
         bitmap: u64_at(page, AT_BITMAP),
+        unit_state: u64_at(page, AT_UNIT_STATE),
         end: u64_at(page, AT_END),
     };
     layout.check().map_err(CopyError::BadLayout)?;

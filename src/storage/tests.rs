@@ -134,9 +134,9 @@ fn bitmap_page_has_its_documented_bytes() {
 
 #[test]
 fn superblock_has_its_documented_bytes() {
-    let metadata = 66_568_192_u64;
+    let metadata = 66_502_656_u64;
     let expected = sparse(&[
-        (0, b"TWINLUN\0\x01\0\0\0\x80\x84\x9E\x46\x05\0\0\0\0\0\0\0\x01\x01\x09\0\x10\0\0\0"),
+        (0, b"TWINLUN\0\x02\0\0\0\x53\x90\x9A\x88\x05\0\0\0\0\0\0\0\x01\x01\x09\0\x10\0\0\0"),
         (32, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         (48, &(metadata / 512).to_le_bytes()),
         (56, &(64 * MIB - 4096).to_le_bytes()),
@@ -157,8 +157,9 @@ fn superblock_has_its_documented_bytes() {
         (233, &[0x11; 15]),
         (248, &[4, 3, 23]),
         (256, b"vol1"),
-        (320, b"S42"),
         (352, b"iqn.2026-11.example:one"),
+        (576, b"S42"),
+        (640, &(metadata + 33 * 4096).to_le_bytes()),
     ]);
     let page = encoded(&superblock());
     assert_eq!(page[..576], expected[..576]);
@@ -219,7 +220,7 @@ fn intact_superblocks_that_make_no_sense_are_refused() {
         page::seal(&mut page);
         UncheckedSuperblock::new(&page, 1).verify().expect_err("a wrong field")
     };
-    assert_eq!(refused(8, 2), CopyError::UnknownVersion(2));
+    assert_eq!(refused(8, 1), CopyError::UnknownVersion(1));
     assert_eq!(refused(24, 0), CopyError::WrongPlace);
     assert_eq!(refused(25, 2), CopyError::BadField("node number"));
     assert_eq!(refused(26, 10), CopyError::BadLayout(LayoutError::BadBlockShift(10)));
@@ -232,7 +233,7 @@ fn intact_superblocks_that_make_no_sense_are_refused() {
     assert_eq!(refused(99, 0x80), CopyError::UnknownFlags(0x8000_0009));
     assert_eq!(refused(184, 0), CopyError::BadField("arbiter record"));
     assert_eq!(refused(248, 65), CopyError::BadField("volume name"));
-    assert_eq!(refused(249, 33), CopyError::BadField("serial number"));
+    assert_eq!(refused(249, 65), CopyError::BadField("serial number"));
     assert_eq!(refused(250, 224), CopyError::BadField("target name"));
     assert_eq!(refused(256, 0xFF), CopyError::BadField("volume name"));
 }
@@ -394,9 +395,9 @@ fn devices_that_are_too_small_are_told_with_figures() {
     assert!(matches!(Layout::internal(u64::MAX, 12, 1), Err(LayoutError::DeviceTooLarge { .. })));
     assert!(matches!(
         Layout::external(64 * MIB, 4096, 9, 16),
-        Err(LayoutError::MetadataDeviceTooSmall { minimum: 139_264, .. })
+        Err(LayoutError::MetadataDeviceTooSmall { minimum: 204_800, .. })
     ));
-    assert!(Layout::external(64 * MIB, 139_264, 9, 16).is_ok());
+    assert!(Layout::external(64 * MIB, 204_800, 9, 16).is_ok());
     assert!(matches!(Layout::external(MIB, MIB, 9, 16), Err(LayoutError::DeviceTooSmall { .. })));
     assert_eq!(Layout::internal(64 * MIB, 10, 16), Err(LayoutError::BadBlockShift(10)));
     assert_eq!(Layout::internal(64 * MIB, 9, 65), Err(LayoutError::BadLanes(65)));

@@ -168,6 +168,13 @@ impl<'a> Item<'a> {
         })
     }
 
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        match self.value {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(self.wrong_kind("true or false")),
+        }
+    }
+
     pub(super) fn list(&self) -> Result<Vec<Item<'a>>, ConfigError> {
         let DeValue::Array(values) = self.value else {
             return Err(self.wrong_kind("a list in [ ]"));

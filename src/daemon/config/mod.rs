@@ -9,6 +9,7 @@ mod agent;
 mod arbiter;
 mod document;
 mod initiators;
+mod look;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use units::{UnitError, edit_distance};
 
 use super::failure::Failure;
 use crate::iscsi::NamePattern;
+use crate::scsi::{Provisioning, SERIAL_MAX};
 use crate::units::{LANES_MAX, NodeId, SHARDS_MAX};
 
 /// Where the file is unless `--config` says otherwise.
@@ -84,11 +86,20 @@ pub struct TargetConfig {
     pub vendor: String,
     /// ASCII, at most 16 characters.
     pub product: String,
-    /// ASCII, at most 32 characters; derived from the target's name when the file gives none.
+    /// PRODUCT REVISION LEVEL: ASCII, at most 4 characters. Not the release: an upgrade must not change the disk.
+    pub revision: String,
+    /// ASCII, at most [`SERIAL_MAX`] characters; derived from the target's name when the file gives none.
     pub serial: String,
     pub access: AccessConfig,
     pub limits: crate::iscsi::Limits,
     pub caps: crate::iscsi::Caps,
+    /// NAA designator to take over from another target; derived from the names when the file gives none.
+    pub naa: Option<[u8; 16]>,
+    pub provisioning: Provisioning,
+    /// Initiators may not write.
+    pub read_only: bool,
+    /// Physical block size that initiators see, 512 or 4096, not below the logical one.
+    pub physical_block_size: u32,
 }
 
 /// How initiators reach the volume.
@@ -272,7 +283,12 @@ fn read_volume(root: &Section<'_>) -> Result<VolumeConfig, ConfigError> {
 }
 
 fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
-    let keys = [&["iqn", "paths", "portals", "vendor", "product", "serial"], &initiators::KEYS[..]].concat();
+    let keys = [
+        &["iqn", "paths", "portals", "vendor", "product", "revision", "serial"],
+        &look::KEYS[..],
+        &initiators::KEYS[..],
+    ]
+    .concat();
     let section = section(root, "target", &keys)?;
     let iqn = section.require("iqn", "\"iqn.2026-11.lan.example:vol1\"")?.parse(iscsi_name)?;
     let paths = read_paths(&section)?;
@@ -294,7 +310,12 @@ fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
         caps,
         vendor: text("vendor", 8, "TWINLUN".to_owned())?,
         product: text("product", 16, "VOLUME".to_owned())?,
-        serial: text("serial", 32, derived_serial(&iqn))?,
+        revision: text("revision", 4, "0001".to_owned())?,
+        serial: text("serial", SERIAL_MAX, derived_serial(&iqn))?,
+        naa: section.get("naa").map(|item| item.parse(look::naa)).transpose()?,
+        provisioning: look::provisioning(&section)?,
+        read_only: section.get("read_only").map_or(Ok(false), |item| item.boolean())?,
+        physical_block_size: look::physical_block_size(&section)?,
         iqn,
         paths,
         portals,

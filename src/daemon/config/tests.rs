@@ -399,3 +399,25 @@ luns = [0]
         assert!(error.contains(said), "{to}: {error}");
     }
 }
+
+#[test]
+fn the_disk_can_look_like_another_targets() {
+    let keys = "portals = [\"10.0.0.100\"]\nvendor = \"LIO-ORG\"\nproduct = \"disk1\"\nrevision = \"4.0\"\n\
+        serial = \"c2a8e3b4-0506-0708-090a-0b0c0d0e0f10\"\nnaa = \"naa.6001405c2a8e3b4050607080900a0b0c\"\n\
+        provisioning = \"thin\"\nread_only = true\nphysical_block_size = 512\n";
+    let target = parse(&PAIR.replace("portals = [\"10.0.0.100\"]\n", keys)).expect("a valid file").target;
+    assert_eq!((target.vendor.as_str(), target.revision.as_str()), ("LIO-ORG", "4.0"));
+    assert_eq!(target.serial.len(), 36);
+    assert_eq!(target.naa.map(|naa| naa[..4].to_vec()), Some(vec![0x60, 0x01, 0x40, 0x5C]));
+    assert_eq!((target.provisioning, target.read_only), (Provisioning::Thin, true));
+    assert_eq!(target.physical_block_size, 512);
+    let plain = parse(PAIR).expect("a valid file").target;
+    assert_eq!((plain.naa, plain.provisioning, plain.read_only), (None, Provisioning::Fixed, false));
+    assert_eq!((plain.revision.as_str(), plain.physical_block_size), ("0001", 4096));
+    let wrong = |key: &str| broken(PAIR, "portals", &format!("{key}\nportals"));
+    assert!(wrong("naa = \"5001405c2a8e3b4050607080900a0b0c\"").contains("begin with 6"));
+    assert!(wrong("naa = \"6001\"").contains("32 hexadecimal digits"));
+    assert!(wrong("provisioning = \"thick\"").contains("\"fixed\" or \"thin\""));
+    assert!(wrong("read_only = \"yes\"").contains("true or false"));
+    assert!(wrong("physical_block_size = 1024").contains("512 or 4096"));
+}

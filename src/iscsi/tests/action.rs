@@ -33,6 +33,8 @@ fn write(pair: &mut Pair, cdb: &[u8; 16], data: &[u8]) -> (u8, Option<(u8, u8, u
 #[test]
 fn compare_and_write_writes_what_matches() {
     let mut pair = Pair::logged_in(config());
+    assert_eq!(write(&mut pair, &rw16(0x89, 0, 9, 0), &[]), (0, None));
+    assert_eq!(write(&mut pair, &rw16(0x89, 0, 9, 0), &[0; 1024]), (2, Some((5, 0x24, 0))));
     // Across an extent's edge, and across a chunk's in the second half.
     for (lba, blocks) in [(100u64, 1u32), (8190, 5), (8192 - 255, 255), (0, 130)] {
         let len = blocks as usize * 512;

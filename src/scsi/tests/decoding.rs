@@ -195,7 +195,7 @@ proptest! {
                 prop_assert!(geometry.contains(range.start, u64::from(range.count)));
             }
             Outcome::Act(action) => {
-                prop_assert!(action.range.count > 0);
+                prop_assert!(action.range.count > 0 || action.kind == ActionKind::CompareAndWrite);
                 prop_assert!(geometry.contains(action.range.start, u64::from(action.range.count)));
                 let most = fixture.target.max_data_bytes() >> geometry.block_shift;
                 prop_assert!(action.data_blocks() <= most);

@@ -73,9 +73,9 @@ fn vpd_83_names_the_logical_unit_the_port_and_the_target() {
 fn vpd_b0_and_b1_describe_the_disk() {
     let mut expected = vec![0, 0xB0, 0, 0x3C, 1, 255];
     expected.extend([0, 8]); // granularity: 4096 bytes in 512-byte blocks
-    expected.extend([0, 0, 8, 0]); // at most 2048 blocks
+    expected.extend([0, 0, 64, 0]); // at most 8 MiB
     expected.resize(36, 0);
-    expected.extend([0, 0, 0, 0, 0, 8, 0, 0]); // WRITE SAME: 256 MiB
+    expected.extend([0, 0, 0, 0, 0, 0, 0x80, 0]); // WRITE SAME: 16 MiB
     expected.extend([0, 0, 0, 1]); // atomic: one block
     expected.resize(64, 0);
     let mut fixture = Fixture::new();
@@ -85,7 +85,7 @@ fn vpd_b0_and_b1_describe_the_disk() {
     assert_eq!(fixture.data(&vpd(0xB1)), expected);
     let mut native = Fixture::with(vec![(0, unit_of(12, 1000))]);
     let limits = native.data(&vpd(0xB0));
-    assert_eq!(limits[6..12], [0, 1, 0, 0, 1, 0]);
+    assert_eq!(limits[6..12], [0, 1, 0, 0, 8, 0]);
 }
 
 #[test]

@@ -122,7 +122,8 @@ fn identities_that_do_not_fit_are_refused() {
         Some(IdentityError::NotPrintable)
     );
     assert_eq!(refused(DeviceIdentity { naa: [0x50; 16], ..identity() }), Some(IdentityError::Naa));
-    for serial in ["", "a serial number of thirty-three.."] {
+    let long = "sixty-five".repeat(7);
+    for serial in ["", &long[..65]] {
         let identity = DeviceIdentity { serial: serial.into(), ..identity() };
         assert_eq!(refused(identity), Some(IdentityError::Serial));
     }
