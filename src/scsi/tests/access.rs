@@ -104,7 +104,7 @@ fn six_byte_forms_move_256_blocks_for_zero_and_use_21_address_bits() {
 fn the_transfer_length_is_limited_to_what_block_limits_says() {
     let mut fixture = Fixture::new();
     let max = fixture.target.logical_unit(LU).max_transfer_blocks();
-    assert_eq!(max, 2048);
+    assert_eq!(max, 16384);
     for (opcode, length_at) in [(0x28, 7), (0x2A, 7), (0xA8, 6), (0xAA, 6), (0x88, 10), (0x8A, 10)] {
         assert_eq!(fixture.run(&access_cdb(opcode, 0, 3, max)), expected(opcode, 3, max, false));
         let refused = Outcome::Check(SenseData::invalid_cdb_field(length_at));
@@ -190,6 +190,6 @@ fn start_stop_unit_flushes_on_a_stop() {
 fn four_kib_blocks_are_counted_in_blocks() {
     let mut fixture = Fixture::with(vec![(0, unit_of(12, 1000))]);
     assert_eq!(fixture.run(&access_cdb(0x28, 0, 744, 256)), expected(0x28, 744, 256, false));
-    assert_eq!(fixture.refused(&access_cdb(0x28, 0, 0, 257)), INVALID_FIELD);
+    assert_eq!(fixture.refused(&access_cdb(0x28, 0, 0, 2049)), INVALID_FIELD);
     assert_eq!(fixture.refused(&access_cdb(0x28, 0, 745, 256)), OUT_OF_RANGE);
 }
