@@ -101,7 +101,8 @@ fn compare_and_write_holds_its_range_from_the_read_to_the_write() {
 fn a_lock_is_given_back_at_every_end() {
     let steps = 8;
     for step in 0..steps {
-        for status in [BlockStatus::MediumError, BlockStatus::NotServing, BlockStatus::Good] {
+        let failures = [BlockStatus::MediumError, BlockStatus::NotReady, BlockStatus::NotServing];
+        for status in failures.into_iter().chain([BlockStatus::Good]) {
             let mut pair = Pair::logged_in(config());
             pair.prompt = false;
             let data = [pair.disk_at(8190, 4 * 512).to_vec(), vec![7; 4 * 512]].concat();
@@ -114,7 +115,7 @@ fn a_lock_is_given_back_at_every_end() {
                 // The connection ends in the middle.
                 BlockStatus::Good => {}
                 BlockStatus::NotServing => assert!(pair.closed.is_some() || step >= 6),
-                BlockStatus::MediumError => {
+                BlockStatus::MediumError | BlockStatus::NotReady => {
                     pair.complete_all();
                     let expected = if step < 6 { 2 } else { 0 };
                     assert_eq!(pair.reply().status().0, expected, "step {step}");
