@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::buffers::Purpose;
+use super::buffers::{Arena, Purpose};
 use super::duplex::{Duplex, SendEnd};
 use super::plumbing::{ConnNo, Message, MovedConnection, Plumbing};
 use super::reactor::{File, ListenFor, StreamOwner};
@@ -21,6 +21,7 @@ use super::resets::Resets;
 use super::sockets;
 use super::stream::{Inbound, Met, SendBatch};
 use crate::block::BlockCompletion;
+use crate::iscsi::bhs::Bhs;
 use crate::iscsi::chap::Entropy;
 use crate::iscsi::{
     Arrival, CloseReason, Connection, Effect, NexusName, Origin, Outbox, Reset, ResetId, SendData, Service,
@@ -645,30 +646,7 @@ impl TargetDriver {
         for effect in out.effects.drain(..) {
             match effect {
                 Effect::Send { header, data, pad } => {
-                    let digests = conn.core.digests_of(&header);
-                    conn.stream.filling.push(&header);
-                    if digests.header {
-                        conn.stream.filling.push(&crc32c(&header).to_le_bytes());
-                    }
-                    let crc = match data {
-                        SendData::None => continue,
-                        SendData::Inline { start, len } => {
-                            let bytes = &out.bytes[start as usize..(start + len) as usize];
-                            conn.stream.filling.push(bytes);
-                            if digests.data { crc32c(bytes) } else { 0 }
-                        }
-                        SendData::Buf(slice, len) => {
-                            let arena = plumbing.pool.arena();
-                            conn.stream.filling.push_buffer(arena, slice, len as usize);
-                            let bytes = || arena.bytes(slice.buf, slice.offset as usize, len as usize);
-                            if digests.data { crc32c(bytes()) } else { 0 }
-                        }
-                    };
-                    conn.stream.filling.push_zeros(usize::from(pad));
-                    if digests.data {
-                        let crc = crc32c_append(crc, &[0; 3][..usize::from(pad)]);
-                        conn.stream.filling.push(&crc.to_le_bytes());
-                    }
+                    conn.fill(&header, data, pad, &out.bytes, plumbing.pool.arena());
                 }
                 Effect::Block(request) => plumbing.route(request),
                 Effect::Examine { id, how, left, right, len } => {
@@ -742,6 +720,34 @@ impl TargetDriver {
 }
 
 impl Conn {
+    /// Appends a PDU to what will be sent, with its digests.
+    fn fill(&mut self, header: &Bhs, data: SendData, pad: u8, bytes: &[u8], arena: &Arc<Arena>) {
+        let digests = self.core.digests_of(header);
+        let filling = &mut self.stream.filling;
+        filling.push(header);
+        if digests.header {
+            filling.push(&crc32c(header).to_le_bytes());
+        }
+        let crc = match data {
+            SendData::None => return,
+            SendData::Inline { start, len } => {
+                let bytes = &bytes[start as usize..(start + len) as usize];
+                filling.push(bytes);
+                if digests.data { crc32c(bytes) } else { 0 }
+            }
+            SendData::Buf(slice, len) => {
+                filling.push_buffer(arena, slice, len as usize);
+                let bytes = || arena.bytes(slice.buf, slice.offset as usize, len as usize);
+                if digests.data { crc32c(bytes()) } else { 0 }
+            }
+        };
+        filling.push_zeros(usize::from(pad));
+        if digests.data {
+            let crc = crc32c_append(crc, &[0; 3][..usize::from(pad)]);
+            filling.push(&crc.to_le_bytes());
+        }
+    }
+
     fn name(&self) -> String {
         match (&self.nexus, self.peer) {
             (Some(nexus), _) => nexus.initiator.as_str().to_owned(),

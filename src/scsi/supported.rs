@@ -93,8 +93,12 @@ fn put_timeouts(data_in: &mut Vec<u8>) {
 pub(super) fn report_functions(extended: bool, allocation: u32, data_in: &mut Vec<u8>) {
     const ABORT_TASK: u8 = 0x80;
     const ABORT_TASK_SET: u8 = 0x40;
+    const CLEAR_ACA: u8 = 0x20;
+    const CLEAR_TASK_SET: u8 = 0x10;
     const LOGICAL_UNIT_RESET: u8 = 0x08;
-    data_in.extend_from_slice(&[ABORT_TASK | ABORT_TASK_SET | LOGICAL_UNIT_RESET, 0, 0, 0]);
+    const TARGET_RESET: u8 = 0x02;
+    let aborts = ABORT_TASK | ABORT_TASK_SET | CLEAR_ACA | CLEAR_TASK_SET;
+    data_in.extend_from_slice(&[aborts | LOGICAL_UNIT_RESET | TARGET_RESET, 0, 0, 0]);
     if extended {
         data_in[3] = 12; // additional length
         data_in.put_zeros(12);

@@ -247,32 +247,11 @@ impl Target {
         if unit.read_only && command.changes_medium() {
             return Err(SenseData::WRITE_PROTECTED);
         }
+        if let Some(outcome) = begin(unit, lu, &command) {
+            return outcome;
+        }
         match command {
-            Command::PreFetch { lba, blocks } => return unit.pre_fetch(lba, blocks),
-            Command::SendDiagnostic { self_test_code, parameter_bytes, .. } => {
-                return unit.send_diagnostic(self_test_code, parameter_bytes);
-            }
-            Command::Verify { access, check, write } => return unit.verify(lu, &access, check, write),
-            Command::CompareAndWrite(access) => return unit.compare_and_write(lu, &access),
-            Command::OrWrite(access) => {
-                let range = unit.checked_range(&access)?;
-                return unit.act(lu, range, access.fua, ActionKind::Or);
-            }
-            Command::WriteAtomic { access, boundary } => return unit.write_atomic(lu, &access, boundary),
-            Command::WriteSame { access, anchor, unmap, no_data } => {
-                return unit.write_same(lu, &access, anchor, unmap, no_data);
-            }
-            Command::Unmap { anchor, parameter_bytes } => return unit.begin_unmap(anchor, parameter_bytes),
             Command::GetLbaStatus { lba, allocation } => unit.get_lba_status(lba, allocation, data_in)?,
-            Command::Read(access) => return unit.read(lu, &access),
-            Command::Write(access) => return unit.write(lu, &access),
-            Command::SynchronizeCache { lba, blocks } => return unit.synchronize_cache(lu, lba, blocks),
-            Command::StartStopUnit { start, load_eject, no_flush, power_condition } => {
-                return unit.start_stop_unit(lu, start, load_eject, no_flush, power_condition);
-            }
-            Command::ModeSelect { page_format, save_pages, parameter_bytes, .. } => {
-                return mode::begin_select(page_format, save_pages, parameter_bytes);
-            }
             // The medium cannot be removed anyway.
             Command::TestUnitReady | Command::PreventAllowMediumRemoval => {}
             Command::ReadDefectData { form, wanted, allocation } => {
@@ -308,6 +287,7 @@ impl Target {
                 service_action,
                 allocation,
             } => supported::report(unit, timeouts, option, opcode, service_action, allocation, data_in)?,
+            _ => unreachable!("begun above"),
         }
         Ok(Outcome::Done)
     }
@@ -368,6 +348,37 @@ impl Target {
         truncate(data_in, allocation);
         Ok(())
     }
+}
+
+/// Commands that touch the medium or take data: what they need. `None`: another command.
+fn begin(unit: &LogicalUnit, lu: LuIndex, command: &Command) -> Option<Result<Outcome, SenseData>> {
+    Some(match *command {
+        Command::PreFetch { lba, blocks } => unit.pre_fetch(lba, blocks),
+        Command::SendDiagnostic { self_test_code, parameter_bytes, .. } => {
+            unit.send_diagnostic(self_test_code, parameter_bytes)
+        }
+        Command::Verify { access, check, write } => unit.verify(lu, &access, check, write),
+        Command::CompareAndWrite(access) => unit.compare_and_write(lu, &access),
+        Command::OrWrite(access) => {
+            let range = unit.checked_range(&access);
+            range.and_then(|range| unit.act(lu, range, access.fua, ActionKind::Or))
+        }
+        Command::WriteAtomic { access, boundary } => unit.write_atomic(lu, &access, boundary),
+        Command::WriteSame { access, anchor, unmap, no_data } => {
+            unit.write_same(lu, &access, anchor, unmap, no_data)
+        }
+        Command::Unmap { anchor, parameter_bytes } => unit.begin_unmap(anchor, parameter_bytes),
+        Command::Read(access) => unit.read(lu, &access),
+        Command::Write(access) => unit.write(lu, &access),
+        Command::SynchronizeCache { lba, blocks } => unit.synchronize_cache(lu, lba, blocks),
+        Command::StartStopUnit { start, load_eject, no_flush, power_condition } => {
+            unit.start_stop_unit(lu, start, load_eject, no_flush, power_condition)
+        }
+        Command::ModeSelect { page_format, save_pages, parameter_bytes, .. } => {
+            mode::begin_select(page_format, save_pages, parameter_bytes)
+        }
+        _ => return None,
+    })
 }
 
 /// INQUIRY, REPORT LUNS and REQUEST SENSE run on any LUN, present or absent, and in spite of a pending unit attention

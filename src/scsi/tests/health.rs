@@ -65,8 +65,8 @@ fn pre_fetch_checks_its_range() {
 fn supported_task_management_functions() {
     let mut fixture = Fixture::new();
     let ask = |extended| [0xA3, 0x0D, extended, 0, 0, 0, 0, 0, 0, 255, 0, 0];
-    assert_eq!(fixture.data(&ask(0)), [0xC8, 0, 0, 0]);
-    assert_eq!(fixture.data(&ask(0x80)), [0xC8, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(fixture.data(&ask(0)), [0xFA, 0, 0, 0]);
+    assert_eq!(fixture.data(&ask(0x80)), [0xFA, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]
