@@ -2,6 +2,13 @@
 //!
 //! The target side cuts a command into pieces ([`Geometry::pieces`](crate::units::Geometry::pieces)) and sends each as
 //! one [`BlockRequest`] to the shard that owns its lane. Every request is completed exactly once.
+//!
+//! Beside it, the words for the *unit state*: what a logical unit remembers of its initiators (persistent reservations,
+//! saved parameters, resets). It is one small value of the whole volume, kept by both nodes, and changed as a whole by
+//! compare-and-swap. The target side knows what the bytes mean and the volume that they are durable; these words are all
+//! that the two share.
+
+use alloc::sync::Arc;
 
 use crate::units::{BlockRange, BufId, RequestId, ShardId};
 
@@ -74,4 +81,70 @@ pub struct BlockCompletion {
     pub id: RequestId,
     pub origin: ShardId,
     pub status: BlockStatus,
+}
+
+/// Counts the changes of a volume's unit state; 0 is a volume that remembers nothing yet.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct UnitVersion(pub u64);
+
+impl UnitVersion {
+    /// The version that the next change makes.
+    ///
+    /// # Panics
+    /// At the end of the count, which no volume reaches.
+    pub fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("changes are fewer than 2^64"))
+    }
+}
+
+/// Longest unit state in bytes.
+pub const UNIT_BYTES_MAX: usize = 28 << 10;
+
+/// The unit state at one version. Cheap to clone: every shard holds one and looks at it for each command.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct UnitState {
+    pub version: UnitVersion,
+    /// At most [`UNIT_BYTES_MAX`]; empty at version 0.
+    pub bytes: Arc<[u8]>,
+}
+
+impl UnitState {
+    /// What a new volume remembers.
+    pub fn empty() -> Self {
+        Self { version: UnitVersion(0), bytes: Arc::new([]) }
+    }
+}
+
+/// A change of the unit state that a session asks for. Every one is answered exactly once ([`UnitCompletion`]), unless its
+/// origin is gone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct UnitChange {
+    pub id: RequestId,
+    /// The shard that waits for the answer.
+    pub origin: ShardId,
+    /// The version that `bytes` were computed from.
+    pub base: UnitVersion,
+    /// The state to come, whole; at most [`UNIT_BYTES_MAX`].
+    pub bytes: Arc<[u8]>,
+}
+
+/// How a change of the unit state ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum UnitAnswer {
+    /// It is durable on every in-sync copy, and every shard of every node that serves has adopted it: what the change ends
+    /// is quiet, and what arrives from now on is judged by it.
+    Done,
+    /// Another change was faster. The newer state has been handed to the asking shard or is about to be: compute anew.
+    Stale,
+    /// This node cannot say what became of it, or may not answer (any more). The initiator must not see an error: its
+    /// connection is dropped.
+    NotServing,
+}
+
+/// The answer to a [`UnitChange`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnitCompletion {
+    pub id: RequestId,
+    pub origin: ShardId,
+    pub answer: UnitAnswer,
 }
