@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::error::Error;
 use crate::load::{capacity, settle};
 use crate::login::Offer;
 use crate::pdu::{self, get32};
 use crate::random::Random;
 use crate::scsi::{self, Capacity, Cdb};
-use crate::session::{Error, Session};
+use crate::session::Session;
 use crate::transfer::{Answer, Command, Data};
 use crate::{Failure, TargetArgs};
 

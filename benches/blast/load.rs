@@ -8,10 +8,11 @@ use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 
 use crate::cpu::{self, ProcessTimes};
+use crate::error::Error;
 use crate::histogram::Histogram;
 use crate::random::Random;
 use crate::scsi::{self, Capacity};
-use crate::session::{Error, Session};
+use crate::session::Session;
 use crate::transfer::{Answer, Command, Data};
 use crate::{Failure, TargetArgs};
 

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::pdu::{self, Header, get32, put32};
-use crate::session::Error;
 
 /// Login rounds after which a target that never lets the login end is given up.
 const ROUNDS: u32 = 8;

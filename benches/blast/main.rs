@@ -16,6 +16,7 @@
 
 mod check;
 mod cpu;
+mod error;
 mod histogram;
 mod ledger;
 mod load;
@@ -144,10 +145,10 @@ pub enum Failure {
     Wrong(String),
 }
 
-impl From<session::Error> for Failure {
-    fn from(error: session::Error) -> Failure {
+impl From<error::Error> for Failure {
+    fn from(error: error::Error) -> Failure {
         match error {
-            session::Error::Protocol(_) | session::Error::Status(_) => Failure::Wrong(error.to_string()),
+            error::Error::Protocol(_) | error::Error::Status(_) => Failure::Wrong(error.to_string()),
             other => Failure::Unreachable(other.to_string()),
         }
     }

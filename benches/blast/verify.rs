@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::error::Error;
 use crate::ledger::{Floor, Ledger};
 use crate::load::{capacity, settle};
 use crate::random::{Random, fresh_seed};
 use crate::scsi::{self, Capacity};
-use crate::session::{Error, Session};
+use crate::session::Session;
 use crate::stamp::SECTOR;
 use crate::transfer::{Answer, Command, Data};
 use crate::{Failure, TargetArgs};

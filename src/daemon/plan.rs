@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::access;
-use super::config::{Config, NodeConfig, Paths, Secret};
+use super::config::{Config, LUNS, NodeConfig, Paths, Secret};
 use super::failure::Failure;
 use crate::engine::LinkPlan;
 use crate::iscsi::TargetConfig;
@@ -16,8 +16,6 @@ use crate::units::Geometry;
 /// Portal group, target port and target port group of a service address; the same on both nodes (S4). Where the nodes
 /// have addresses of their own, those of node 0, and the next numbers are those of node 1.
 const PORTAL_GROUP: u16 = 1;
-/// The logical units that every initiator sees.
-pub const LUNS: [u16; 1] = [0];
 /// Extents kept hot on a large volume: 8 GiB, what a crash of the primary makes a resync copy at most.
 const HOT_EXTENTS_MAX: u32 = 2048;
 /// A small volume keeps this part of itself hot at most, so that a crash does not cost a full resync.

@@ -16,7 +16,7 @@ use super::api::{
 use super::arbiter::{self, Question, Told};
 use super::clock;
 use super::config::units::human_bytes;
-use super::config::{Config, NodeConfig, Paths, Secret};
+use super::config::{Config, LUNS, NodeConfig, Paths, Secret};
 use super::control::{Call, ControlSocket};
 use super::device::{self, Opened};
 use super::events::{EventLog, Weight};
@@ -557,7 +557,7 @@ fn session_status(session: &SessionInfo) -> SessionStatus {
     SessionStatus {
         initiator: session.initiator.clone(),
         address: session.address.to_string(),
-        luns: plan::LUNS.to_vec(),
+        luns: LUNS.to_vec(),
         connected_seconds: session.age.as_secs(),
     }
 }

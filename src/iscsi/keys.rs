@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use super::config::Limits;
+use super::limits::Limits;
 
 /// Longest key (§6.1).
 pub const KEY_BYTES_MAX: usize = 63;

@@ -3,8 +3,8 @@
 use crate::time::{Duration, Instant};
 
 use super::bhs::{NO_TAG, NopOut};
-use super::config::Limits;
 use super::effect::{CloseReason, Outbox};
+use super::limits::Limits;
 use super::pdu;
 use super::session::{Flow, Session};
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 use super::document::{ConfigError, Item, Section};
 use super::units::{self, UnitError};
 use super::{absolute, iscsi_pattern, nearest};
-use crate::daemon::plan::LUNS;
 use crate::iscsi::chap::{Algorithm, USER_BYTES_MAX};
 use crate::iscsi::{Caps, Limits, NamePattern, Network};
 use crate::scsi::LUN_MAX;
+
+/// The logical units of the target.
+pub const LUNS: [u16; 1] = [0];
 
 /// Keys of `[target]` that this module reads.
 pub(super) const KEYS: [&str; 12] = [

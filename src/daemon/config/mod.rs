@@ -26,7 +26,7 @@ pub use agent::{AgentConfig, ServiceAddress};
 pub use arbiter::{ArbiterConfig, EtcdSection, FenceSection};
 pub use document::ConfigError;
 use document::{Item, Section, Source};
-pub use initiators::{AccessConfig, ChapConfig, InitiatorConfig};
+pub use initiators::{AccessConfig, ChapConfig, InitiatorConfig, LUNS};
 pub use secret::{Password, Secret, read_chap_secret};
 use units::{UnitError, edit_distance};
 
