@@ -163,6 +163,7 @@ impl Daemon {
             lanes: opened.lanes,
             hot_extents_per_lane: plan::hot_extents_per_lane(&layout),
             portals: config.portals_of(node).to_vec(),
+            hold_limit: config.replication.as_ref().and_then(|replication| replication.hold_limit),
             link: secret.map(|secret| plan::link(config, node, secret)).transpose()?,
             tuning: Tuning::default(),
             mutants: Mutants::default(),

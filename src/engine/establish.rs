@@ -26,6 +26,7 @@ use crate::replication::receiver::{Frame, FrameReceiver, Payload};
 use crate::time::{Duration, Instant, earliest};
 use crate::units::{BufId, LaneId, Pool, SessionId, ShardId};
 use crate::volume::effect::LinkNo;
+use crate::volume::messages::PeerEnd;
 use crate::wire::{Demand, crc32c};
 
 /// From connect or accept to an authenticated link.
@@ -56,7 +57,7 @@ pub enum Meeting {
     Handoff(ShardId, ReadyLink),
     Up {
         session: SessionId,
-        peer_shards: u8,
+        peer: PeerEnd,
     },
     /// The session, up or not, has lost a link: drop the others.
     Lost {
@@ -98,7 +99,7 @@ struct Link {
 /// The session that is being made, or is up.
 struct Session {
     id: SessionId,
-    peer_shards: u8,
+    peer: PeerEnd,
     control: Key,
     /// Data links that are missing, by (our shard, the peer's shard).
     missing: Vec<(u8, u8)>,
@@ -536,7 +537,7 @@ impl Establish {
         let missing = pairs(self.lanes, self.local.shards, established.peer_shards);
         self.session = Some(Session {
             id: established.session,
-            peer_shards: established.peer_shards,
+            peer: PeerEnd { shards: established.peer_shards, life: established.peer_life },
             control,
             missing: missing.clone(),
             up: false,
@@ -573,8 +574,8 @@ impl Establish {
         if current.missing.is_empty() {
             current.up = true;
             self.trouble.clear();
-            let (control, peer_shards) = (current.control, current.peer_shards);
-            self.meetings.push(Meeting::Up { session, peer_shards });
+            let (control, peer) = (current.control, current.peer);
+            self.meetings.push(Meeting::Up { session, peer });
             self.pump(control, plumbing);
         }
     }

@@ -58,6 +58,8 @@ pub struct EnginePlan {
     pub target: Arc<TargetConfig>,
     /// Do initiators log in also while the other node leads? Then this one forwards.
     pub standby_serves: bool,
+    /// How long initiators' requests are held before they are answered NOT READY; `None`: for ever.
+    pub hold_limit: Option<std::time::Duration>,
     /// `None`: a volume without a peer; it is served from the start.
     pub link: Option<LinkPlan>,
     pub tuning: Tuning,
@@ -330,14 +332,15 @@ impl Seed {
 
 fn zero(plan: &EnginePlan, requests: Receiver<EngineRequest>, events: Sender<EngineEvent>) -> Zero {
     let superblock = plan.superblock.clone();
-    let mut entropy = [0; 8];
+    let (mut entropy, mut life) = ([0; 8], [0; 16]);
     getrandom::fill(&mut entropy).expect("the kernel has randomness");
+    getrandom::fill(&mut life).expect("the kernel has randomness");
     let local = LocalEnd {
         volume: superblock.volume,
         volume_name: superblock.volume_name.clone(),
         node: superblock.node,
         shards: plan.shards,
-        boot_id: plan.boot_id,
+        life,
         versions: VERSIONS,
     };
     let config = CoordinatorConfig {
@@ -369,6 +372,7 @@ fn part(plan: &EnginePlan, shard: ShardId, resync_buffers: Vec<BufId>) -> Part {
         geometry: plan.layout().geometry,
         hot_extents_per_lane: plan.hot_extents_per_lane,
         resync_buffers,
+        hold_limit: plan.hold_limit,
         mutants: plan.mutants,
     };
     Part::new(config, lanes)

@@ -199,8 +199,8 @@ impl Zero {
                         shard.plumbing.mesh.send(to, Message::AdoptLink(Box::new(ready)));
                     }
                 }
-                Meeting::Up { session, peer_shards } => {
-                    self.coordinator.on_session_up(now, session, peer_shards, &mut self.out);
+                Meeting::Up { session, peer } => {
+                    self.coordinator.on_session_up(now, session, peer, &mut self.out);
                 }
                 Meeting::Lost { session, was_up } => {
                     shard.drop_session(session);

@@ -106,10 +106,15 @@
 //! 3. a new generation identifier is durable on the own disk;
 //! 4. the held writes are answered, and every further one marks its blocks out of sync.
 //!
-//! Where the arbiter is a person who has not spoken, the peer's return ends the wait: what it lacks is copied while
-//! requests are held, and they are answered by both copies. Nothing was decided, and the record stays as it is. Where a
-//! record is kept its answer is waited for, however long that takes: the peer may have asked for the lead itself before it
-//! died, and that may have been granted.
+//! The arbiter is asked only after it has answered a read. As long as it is out of reach, or is a person who has not
+//! spoken, the peer's return ends the wait: what it lacks is copied while requests are held, and they are answered by both
+//! copies. Nothing was decided, and the record stays as it is. Not so if the peer was started anew meanwhile and a record is
+//! kept: it may have asked for the lead before it died, does not remember, and may be granted it yet. Then, and once the
+//! change of step 2 is under way, the arbiter's answer is waited for, however long that takes.
+//!
+//! Initiators do not wait that long: after `replication.hold_limit` (45 s; `"forever"` for no limit) what is held, and
+//! what comes, is answered NOT READY (02/04/0A), which initiators retry. Windows gives a disk up after a minute. The same
+//! limit holds between two primaries, at both nodes. Nothing of a request so answered happens later.
 //!
 //! If step 2 finds that the other node was faster, this node stops serving. Its clients lose their TCP connection and
 //! find the other node; they never see an I/O error (S4).

@@ -9,6 +9,7 @@ use crate::replication::control::Control;
 use crate::replication::frame::{FrameHeader, FrameKind, HEADER_BYTES};
 use crate::units::{LaneId, SessionId};
 use crate::volume::effect::LinkNo;
+use crate::volume::messages::PeerEnd;
 
 use super::node::{ControlInput, PartInput};
 use super::world::{Event, FramePayload, Verdict, World, ensure};
@@ -91,7 +92,9 @@ impl World {
         let Some(links) = self.sessions.get_mut(&session).filter(|links| !links.sides[node].closed) else {
             return Ok(());
         };
-        let peer_shards = self.nodes[1 - node].shards;
+        let other = &self.nodes[1 - node];
+        let mut peer = PeerEnd { shards: other.shards, life: [0; 16] };
+        peer.life[..4].copy_from_slice(&other.life.to_le_bytes());
         let machine = self.nodes[node].machine.as_mut();
         let Some(machine) = machine.filter(|m| m.connect_allowed && m.session.is_none()) else {
             self.close_side(session, node);
@@ -100,7 +103,7 @@ impl World {
         links.sides[node].up = true;
         machine.session = Some(session);
         self.log(|| format!("node {node}: {session:?} is up"));
-        self.feed_control(node, ControlInput::SessionUp { session, peer_shards })
+        self.feed_control(node, ControlInput::SessionUp { session, peer })
     }
 
     // ---- frames ----

@@ -12,7 +12,7 @@ use crate::storage::{
 use crate::units::{BufId, LaneId, NodeId, SessionId, ShardId};
 use crate::volume::coordinator::{CasOutcome, ControlEffect, Coordinator, CoordinatorConfig, RecordOutcome};
 use crate::volume::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId};
-use crate::volume::messages::{PartReport, Posture, Service};
+use crate::volume::messages::{PartReport, PeerEnd, Posture, Service};
 use crate::volume::operator::{OperatorCommand, Ticket};
 use crate::volume::part::{Part, PartConfig};
 
@@ -89,7 +89,7 @@ pub enum PartInput {
 #[derive(Debug)]
 pub enum ControlInput {
     Start,
-    SessionUp { session: SessionId, peer_shards: u8 },
+    SessionUp { session: SessionId, peer: PeerEnd },
     SessionDown(SessionId),
     Control(SessionId, Control),
     Report(PartReport),
@@ -270,6 +270,7 @@ impl World {
                 geometry: layout.geometry,
                 hot_extents_per_lane: self.setup.hot_extents_per_lane,
                 resync_buffers,
+                hold_limit: self.setup.hold_limit,
                 mutants: self.setup.mutants,
             };
             parts.push(Part::new(config, lanes.collect()));
@@ -366,9 +367,7 @@ impl World {
         let core = &mut machine.coordinator;
         match input {
             ControlInput::Start => core.on_start(now, &mut out),
-            ControlInput::SessionUp { session, peer_shards } => {
-                core.on_session_up(now, session, peer_shards, &mut out);
-            }
+            ControlInput::SessionUp { session, peer } => core.on_session_up(now, session, peer, &mut out),
             ControlInput::SessionDown(session) => core.on_session_down(now, session, &mut out),
             ControlInput::Control(session, message) => core.on_control(now, session, message, &mut out),
             ControlInput::Report(report) => core.on_report(now, report, &mut out),

@@ -54,6 +54,7 @@ pub struct Setup {
     pub hot_extents_per_lane: usize,
     pub resync_buffers: usize,
     pub peer_timeout: Duration,
+    pub hold_limit: Option<Duration>,
     /// Initiators are at both nodes (ALUA), and the one that does not lead forwards.
     pub standby_serves: bool,
     pub disk_latency: (u64, u64),
@@ -100,6 +101,7 @@ impl Setup {
         let fast = (20_000, rng.range(30_000, 300_000));
         let slow = (500_000, 5 * MILLISECOND);
         let busy = rng.per_mille(700);
+        let hold_limit = *rng.clone().pick(&[None, Some(45_000), Some(45_000), Some(1500), Some(150)]);
         let beginning = if rng.per_mille(80) { Beginning::Seed } else { Beginning::AssumeClean };
         Self {
             shards,
@@ -108,6 +110,7 @@ impl Setup {
             hot_extents_per_lane: rng.range(1, 3) as usize,
             resync_buffers: rng.range(1, 4) as usize,
             peer_timeout: Duration::from_millis(*rng.pick(&[80, 200, 500])),
+            hold_limit: hold_limit.map(Duration::from_millis),
             standby_serves: rng.per_mille(400),
             disk_latency: if rng.per_mille(150) { slow } else { fast },
             link_latency: *rng.pick(&[

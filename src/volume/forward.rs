@@ -433,7 +433,11 @@ impl Part {
         }
         let work = self.works.get_mut(slot);
         (work.local, work.peer, work.number) = (Half::Idle, Half::Idle, 0);
-        if forward { self.forward(slot, out) } else { self.park(slot, Stage::Parked) }
+        match forward {
+            true => self.forward(slot, out),
+            false if self.hold.is_over() => self.complete(slot, BlockStatus::NotReady, out),
+            false => self.park(slot, Stage::Parked),
+        }
     }
 
     /// The node hands over or follows: what is at the disks finishes, everything else waits or is forwarded.

@@ -8,6 +8,15 @@ use crate::arbitration::Epoch;
 pub use crate::units::SessionId;
 use crate::units::ShardId;
 
+/// The other end of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PeerEnd {
+    /// Shards that the peer runs with.
+    pub shards: u8,
+    /// Another one with every start of the peer's process.
+    pub life: [u8; 16],
+}
+
 /// How initiators' requests are treated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Service {

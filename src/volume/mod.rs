@@ -4,6 +4,7 @@ pub mod coordinator;
 pub mod effect;
 mod follower;
 mod forward;
+mod hold;
 pub mod lane;
 pub mod messages;
 pub mod mutant;

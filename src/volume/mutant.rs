@@ -49,6 +49,8 @@ pub enum Mutant {
     ForgetUnstable = 1 << 24,
     /// A confirmation that was asked before a read arrived counts for it (R4).
     EarlyConfirm = 1 << 25,
+    /// A primary that holds goes on beside a peer that does not remember what it asked the arbiter for (R1).
+    TrustForgetful = 1 << 26,
 }
 
 /// Names as the simulator's command line knows them.

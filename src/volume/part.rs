@@ -21,6 +21,7 @@ use crate::units::{BufId, Geometry, LaneId, ShardId};
 
 use super::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId, Outbox};
 use super::forward::Forwarding;
+use super::hold::Hold;
 use super::lane::Lane;
 use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
 use super::mutant::{Mutant, Mutants};
@@ -30,9 +31,6 @@ use super::work::{Kind, Stage, Work, WorkSlab};
 /// How long acknowledged writes may stay unstable before they are flushed in the background. It bounds how much a
 /// lost peer has to resync, not what may be lost: nothing may.
 const STABILITY_DELAY: Duration = Duration::from_millis(40);
-
-/// How long requests are held before they are answered NOT READY: below the minute after which Windows gives a disk up.
-pub const HOLD_LIMIT: Duration = Duration::from_secs(45);
 
 /// What a part is made with.
 #[derive(Clone, Hash, Debug)]
@@ -45,6 +43,8 @@ pub struct PartConfig {
     pub hot_extents_per_lane: usize,
     /// Chunk buffers for resync reads, owned by the part for good. Empty: this node cannot be a sync source.
     pub resync_buffers: Vec<BufId>,
+    /// How long initiators' requests are held before they are answered NOT READY; `None`: for ever.
+    pub hold_limit: Option<Duration>,
     pub mutants: Mutants,
 }
 
@@ -96,9 +96,8 @@ pub struct Part {
     /// Reused lists of slots that may go on.
     pub(super) ready: Vec<u32>,
     pub(super) next_background_flush: Option<Instant>,
-    /// Held: when that has been too long; and that it has.
-    pub(super) hold_ends: Option<Instant>,
-    pub(super) hold_is_over: bool,
+    /// How long requests have been kept without an answer.
+    pub(super) hold: Hold,
     /// Leading: whether the peer answers.
     pub(super) patience: Patience,
     /// Some lane wants a page written, room in its activity log, or a look at what became stable.
@@ -127,6 +126,7 @@ impl Part {
             assert_eq!(usize::from(lane.id.0), expected, "the shard's lanes, in order");
         }
         let resync_free = config.resync_buffers.clone();
+        let hold = Hold::new(config.hold_limit);
         Self {
             config,
             lanes,
@@ -145,8 +145,7 @@ impl Part {
             stats: PartStats::default(),
             ready: Vec::new(),
             next_background_flush: None,
-            hold_ends: None,
-            hold_is_over: false,
+            hold,
             patience: Patience::default(),
             lanes_need_care: true,
             has_unstable: false,
@@ -217,8 +216,7 @@ impl Part {
             self.next_background_flush = None;
             self.flushes.want();
         }
-        if self.hold_ends.is_some_and(|at| at <= now) {
-            self.hold_ends = None;
+        if self.hold.take_end(now) {
             self.end_hold(out);
         }
         if self.patience.deadline().is_some_and(|at| at <= now) {
@@ -231,7 +229,7 @@ impl Part {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        earliest(earliest(self.next_background_flush, self.hold_ends), self.patience.deadline())
+        earliest(earliest(self.next_background_flush, self.hold.deadline()), self.patience.deadline())
     }
 
     /// Links on which the peer owes an answer.
@@ -289,11 +287,25 @@ impl Part {
         } else {
             self.pump_flush(now, out);
         }
+        if !self.posture.answers() || self.hold.is_over() {
+            self.hold.note(now, self.keeps_requests());
+        }
         if !self.settled && self.has_settled() {
             self.settled = true;
             let (shard, serial) = (self.config.shard, self.posture.serial);
             let dirty_blocks = self.lanes.iter().map(Lane::dirty_blocks).sum();
             out.push(Effect::Report(PartReport::Settled { shard, serial, dirty_blocks }));
+        }
+    }
+
+    /// Is some request kept without an answer, or would one be that came now?
+    fn keeps_requests(&self) -> bool {
+        match self.posture.service {
+            Service::Held => true,
+            // What is at the leader is for the leader to end.
+            Service::Closed if self.posture.forward => !self.parked.is_empty(),
+            Service::Closed => self.posture.hold,
+            Service::Standalone | Service::Alone | Service::Both => false,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::time::Instant;
 use super::effect::{Effect, Outbox};
 use super::lane::Lane;
 use super::messages::{LinkRole, Posture, Service, SyncRole};
-use super::part::{HOLD_LIMIT, Part};
+use super::part::Part;
 use super::work::{Half, Kind, Stage};
 
 impl Part {
@@ -18,11 +18,8 @@ impl Part {
         self.settled = false;
         self.lanes_need_care = true;
         self.patience.begin(now, if posture.link == LinkRole::Lead { posture.peer_shards } else { 0 });
-        if posture.service != Service::Held {
-            self.hold_ends = None;
-            self.hold_is_over = false;
-        } else if old.service != Service::Held {
-            self.hold_ends = Some(now + HOLD_LIMIT);
+        if posture.answers() {
+            self.hold.note(now, false);
         }
         let link_changed = old.session != posture.session || old.link != posture.link;
         if link_changed && old.link == LinkRole::Lead {
@@ -160,9 +157,15 @@ impl Part {
 
     /// Initiators wait no longer. What is on its way to the disk is answered when it ends.
     pub(super) fn end_hold(&mut self, out: &mut Outbox) {
-        self.hold_is_over = true;
-        self.give_up_requests(BlockStatus::NotReady, out);
-        self.parked.clear();
+        if self.posture.service == Service::Held {
+            self.give_up_requests(BlockStatus::NotReady, out);
+            // Those that this set free on its way are answered as well.
+            return self.parked.clear();
+        }
+        // Closed: whatever is not at a disk or at the leader holds nothing, and is in this list.
+        for slot in core::mem::take(&mut self.parked) {
+            self.complete(slot, BlockStatus::NotReady, out);
+        }
     }
 
     /// The node does not serve: requests that have not reached a disk are refused, the others finish.

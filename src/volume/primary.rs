@@ -59,7 +59,7 @@ impl Part {
         match self.posture.service {
             Service::Closed if self.posture.keeps_requests() => self.put_back(slot, out),
             Service::Closed => self.complete(slot, BlockStatus::NotServing, out),
-            Service::Held if self.hold_is_over => self.complete(slot, BlockStatus::NotReady, out),
+            Service::Held if self.hold.is_over() => self.complete(slot, BlockStatus::NotReady, out),
             Service::Held => self.park(slot, Stage::Parked),
             Service::Standalone | Service::Alone | Service::Both => self.start(slot, out),
         }
@@ -275,7 +275,7 @@ impl Part {
             return;
         }
         let status = match self.posture.service {
-            Service::Held if self.hold_is_over => BlockStatus::NotReady,
+            Service::Held if self.hold.is_over() => BlockStatus::NotReady,
             Service::Held => return,
             Service::Closed if self.posture.wind_down && work.peer == Half::Pending => return,
             Service::Closed if self.posture.keeps_requests() => return self.finish_held(slot, out),

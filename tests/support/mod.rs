@@ -99,6 +99,7 @@ impl Disk {
             boot_id: [1; 16],
             lanes,
             hot_extents_per_lane: 16,
+            hold_limit: Some(std::time::Duration::from_secs(45)),
             portals: vec!["127.0.0.1:0".parse().expect("an address")],
             target: Arc::new(target(layout)),
             link,

@@ -41,6 +41,8 @@ pub const DEFAULT_PATH: &str = "/etc/twinlun/twinlun.toml";
 const ISCSI_PORT: u16 = 3260;
 const LANES_DEFAULT: u16 = 16;
 const PEER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+/// Below the minute after which Windows gives a disk up.
+const HOLD_LIMIT_DEFAULT: Duration = Duration::from_secs(45);
 const RUN_DIR_DEFAULT: &str = "/run/twinlun";
 /// Longest volume or node name; both travel in fixed fields and in file names.
 pub const NAME_MAX: usize = 32;
@@ -117,6 +119,8 @@ pub struct ReplicationConfig {
     pub secret_file: PathBuf,
     /// Silence on the links after which the peer counts as lost.
     pub peer_timeout: Duration,
+    /// How long initiators' requests are held before they are answered NOT READY; `None`: for ever.
+    pub hold_limit: Option<Duration>,
     pub arbiter: ArbiterConfig,
 }
 
@@ -381,7 +385,7 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
             None => Ok(None),
         };
     };
-    let section = item.table(&["secret_file", "peer_timeout"])?;
+    let section = item.table(&["secret_file", "peer_timeout", "hold_limit"])?;
     let secret_file = section.require("secret_file", "\"/etc/twinlun/secret\"")?.parse(absolute)?;
     let peer_timeout = match section.get("peer_timeout") {
         Some(item) => {
@@ -397,8 +401,22 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
     Ok(Some(ReplicationConfig {
         secret_file,
         peer_timeout,
+        hold_limit: read_hold_limit(&section)?,
         arbiter: arbiter::read(&open_section(root, "arbiter")?)?,
     }))
+}
+
+/// Initiators have a patience of their own, often of a minute: a limit above it turns a wait into a failed disk there.
+fn read_hold_limit(section: &Section<'_>) -> Result<Option<Duration>, ConfigError> {
+    let Some(item) = section.get("hold_limit") else { return Ok(Some(HOLD_LIMIT_DEFAULT)) };
+    if item.parse(|text| Ok(text == "forever"))? {
+        return Ok(None);
+    }
+    let limit = item.parse(units::duration)?;
+    match (Duration::from_secs(1)..=Duration::from_secs(600)).contains(&limit) {
+        true => Ok(Some(limit)),
+        false => Err(item.error("a hold limit is between 1s and 10m, or \"forever\"")),
+    }
 }
 
 const NODE_KEYS: [&str; 10] = [

@@ -69,6 +69,13 @@ fn a_pair_is_read_in_the_order_of_ids() {
     assert_eq!(config.nodes[1].cpus, [2, 3]);
     let replication = config.replication.as_ref().expect("it is replicated");
     assert_eq!(replication.peer_timeout, Duration::from_millis(1500));
+    let hold_limit = |line: &str| {
+        let text = PAIR.replacen("peer_timeout", &format!("{line}\npeer_timeout"), 1);
+        parse(&text).expect("right").replication.expect("it is replicated").hold_limit
+    };
+    assert_eq!(hold_limit(""), Some(Duration::from_secs(45)));
+    assert_eq!(hold_limit("hold_limit = \"90s\""), Some(Duration::from_secs(90)));
+    assert_eq!(hold_limit("hold_limit = \"forever\""), None);
     assert_eq!(replication.arbiter, ArbiterConfig::File { path: "/var/lib/twinlun/arbiter".into() });
     assert_eq!(config.peer_of(&config.nodes[0]).map(|peer| peer.id), Some(NodeId(1)));
     assert_eq!(config.hash, parse(PAIR).expect("the same bytes").hash);
@@ -126,6 +133,8 @@ fn wrong_values_say_where_and_what_would_be_right() {
         ("[\"10.0.0.100\"]", "[]", "at least one portal"),
         ("[\"10.0.0.100\"]", "[\"10.0.0.1\", \"stor\"]", "target.portals[1]: \"stor\" is not an address"),
         ("\"1500ms\"", "\"90s\"", "between 200ms and 60s"),
+        ("\"1500ms\"", "\"2s\"\nhold_limit = \"1h\"", "between 1s and 10m, or \"forever\""),
+        ("\"1500ms\"", "\"2s\"\nhold_limit = \"for ever\"", "is not a duration"),
         ("\"1500ms\"", "2", "replication.peer_timeout: a string in quotes is wanted here, not the number 2"),
         ("kind = \"file\"", "kind = \"etcd3\"", "\"etcd3\" is not a kind of arbiter; did you mean \"etcd\"?"),
         ("kind = \"file\"", "kind = \"manual\"", "kind \"manual\" has no such key; it has no keys"),

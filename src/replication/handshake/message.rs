@@ -4,7 +4,7 @@
 //! Hello    0 magic "TWHS" | 4 type 1 | 5 role u8 (1 connects, 2 accepts) | 6 zero u16 | 8 version min u16 | 10 max u16
 //!         12 node u8 | 13 shards u8 | 14 purpose u8 (1 control, 2 data) | 15 connector's shard u8
 //!         16 listener's shard u8 | 17 volume name length u8 | 18 zero [6] | 24 session u64
-//!         32 volume identifier [16] | 48 boot identifier [16] | 64 nonce [32] | 96 volume name [64]
+//!         32 volume identifier [16] | 48 life [16] | 64 nonce [32] | 96 volume name [64]
 //! Proof    0 magic "TWHS" | 4 type 2 | 5 zero [3] | 8 HMAC-SHA256 [32]
 //! Refused  0 magic "TWHS" | 4 type 3 | 5 reason u8 | 6 zero [2]
 //! ```
@@ -122,7 +122,7 @@ pub(super) struct Hello {
     /// 0 in the Hello of a control link's connector.
     pub(super) session: SessionId,
     pub(super) volume: [u8; 16],
-    pub(super) boot_id: [u8; 16],
+    pub(super) life: [u8; 16],
     pub(super) nonce: [u8; 32],
     pub(super) volume_name: String,
 }
@@ -141,7 +141,7 @@ impl Hello {
             purpose,
             session,
             volume: local.volume,
-            boot_id: local.boot_id,
+            life: local.life,
             nonce,
             volume_name: local.volume_name.clone(),
         }
@@ -152,7 +152,7 @@ impl Hello {
         Established {
             peer: self.node,
             peer_shards: self.shards,
-            peer_boot: self.boot_id,
+            peer_life: self.life,
             purpose,
             session,
             version,
@@ -190,7 +190,7 @@ impl Hello {
         out.zeros(6)?;
         out.u64_le(self.session.0)?;
         out.bytes(&self.volume)?;
-        out.bytes(&self.boot_id)?;
+        out.bytes(&self.life)?;
         out.bytes(&self.nonce)?;
         out.bytes(self.volume_name.as_bytes())
     }
@@ -209,7 +209,7 @@ impl Hello {
         reader.skip(6)?;
         let session = SessionId(reader.u64_le()?);
         let volume = reader.array()?;
-        let boot_id = reader.array()?;
+        let life = reader.array()?;
         let nonce = reader.array()?;
         let name = reader.bytes(VOLUME_NAME_MAX)?;
         Ok((|| {
@@ -236,7 +236,7 @@ impl Hello {
                 purpose,
                 session,
                 volume,
-                boot_id,
+                life,
                 nonce,
                 volume_name: String::from(name),
             })

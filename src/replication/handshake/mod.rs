@@ -4,7 +4,7 @@
 //! ```text
 //! connector                                   listener
 //!   Hello (volume, node, shards, purpose,
-//!          boot, nonce)             ─────────▶  checks it
+//!          life, nonce)             ─────────▶  checks it
 //!   checks it           ◀─────────  Hello (the same fields of the listener, the session's identifier)
 //!   Proof = HMAC(secret, "connect" ‖ both Hellos) ─▶  checks it
 //!   checks it           ◀─────────  Proof = HMAC(secret, "accept" ‖ both Hellos)
@@ -109,8 +109,8 @@ pub struct LocalEnd {
     pub node: NodeId,
     /// 1..=[`SHARDS_MAX`].
     pub shards: u8,
-    /// The kernel's boot identifier.
-    pub boot_id: [u8; 16],
+    /// Random, another one with every start of the engine.
+    pub life: [u8; 16],
     pub versions: VersionRange,
 }
 
@@ -138,8 +138,8 @@ pub struct Established {
     pub peer: NodeId,
     /// Shards the peer runs with.
     pub peer_shards: u8,
-    /// The peer's boot identifier: tells its reboot from a restart of its daemon.
-    pub peer_boot: [u8; 16],
+    /// The peer's: tells whether it remembers what it did in an earlier session.
+    pub peer_life: [u8; 16],
     pub purpose: Purpose,
     /// The session this link belongs to; of a control link, the one it started.
     pub session: SessionId,

@@ -21,7 +21,7 @@ fn end(node: u8) -> LocalEnd {
         volume_name: String::from("vol1"),
         node: NodeId(node),
         shards: 2 + node,
-        boot_id: [node + 40; 16],
+        life: [node + 40; 16],
         versions: VERSIONS,
     }
 }
@@ -82,13 +82,13 @@ fn a_control_link_starts_the_listeners_session() {
         Established {
             peer: NodeId(1),
             peer_shards: 3,
-            peer_boot: [41; 16],
+            peer_life: [41; 16],
             purpose: Purpose::Control,
             session: SessionId(77),
             version: 1,
         }
     );
-    assert_eq!(theirs, Established { peer: NodeId(0), peer_shards: 2, peer_boot: [40; 16], ..ours });
+    assert_eq!(theirs, Established { peer: NodeId(0), peer_shards: 2, peer_life: [40; 16], ..ours });
 }
 
 #[test]

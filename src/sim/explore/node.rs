@@ -19,7 +19,7 @@ use crate::volume::coordinator::{
     CasOutcome, ControlEffect, ControlOutbox, Coordinator, CoordinatorConfig, DropReason, RecordOutcome,
 };
 use crate::volume::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId, Outbox};
-use crate::volume::messages::{PartReport, Posture};
+use crate::volume::messages::{PartReport, PeerEnd, Posture};
 use crate::volume::mutant::Mutants;
 use crate::volume::operator::{OperatorCommand, Ticket};
 use crate::volume::part::{Part, PartConfig};
@@ -58,7 +58,8 @@ pub enum Input {
         power: bool,
         lost: bool,
     },
-    SessionUp(SessionId),
+    /// The session, and how often the peer has been started.
+    SessionUp(SessionId, u8),
     SessionDown,
     Control(Control),
     Frame(FrameHeader, Load),
@@ -176,6 +177,11 @@ impl Node {
         Self { id, process: None, disk, boots: 0, starts: 0, mutants }
     }
 
+    /// How often its process was started.
+    pub fn starts(&self) -> u8 {
+        self.starts
+    }
+
     /// Data operations that the disk has in hand.
     pub fn jobs(&self) -> usize {
         self.process.as_ref().map_or(0, |process| process.jobs.len())
@@ -223,6 +229,7 @@ impl Node {
             geometry: layout.geometry,
             hot_extents_per_lane: 1,
             resync_buffers: vec![RESYNC_BUFFER],
+            hold_limit: Some(Duration::from_secs(45)),
             mutants: self.mutants,
         };
         let coordinator = CoordinatorConfig {
@@ -270,9 +277,10 @@ impl Node {
         let process = self.process.as_mut().expect("only what runs is fed");
         match input {
             Input::Start | Input::End { .. } => unreachable!("handled by the caller"),
-            &Input::SessionUp(id) => {
+            &Input::SessionUp(id, starts) => {
                 process.session = Some(id);
-                self.control(step, |coordinator, out| coordinator.on_session_up(NOW, id, 1, out));
+                let peer = PeerEnd { shards: 1, life: [starts; 16] };
+                self.control(step, |coordinator, out| coordinator.on_session_up(NOW, id, peer, out));
             }
             Input::SessionDown => {
                 let id = process.session.take().expect("it was up");

@@ -388,8 +388,9 @@ impl World {
         for node in 0..2 {
             self.forget_incoming(node);
         }
-        self.feed(0, Input::SessionUp(id), memo)?;
-        self.feed(1, Input::SessionUp(id), memo)
+        let starts = [1, 0].map(|peer| self.nodes[peer].node.starts());
+        self.feed(0, Input::SessionUp(id, starts[0]), memo)?;
+        self.feed(1, Input::SessionUp(id, starts[1]), memo)
     }
 
     fn forget_incoming(&mut self, node: usize) {

@@ -8,7 +8,7 @@ use crate::storage::Generations;
 use crate::time::{Duration, Instant};
 use crate::units::{NodeId, SessionId};
 
-use super::super::messages::{Service, SyncRole};
+use super::super::messages::{PeerEnd, Service, SyncRole};
 use super::super::mutant::Mutant;
 use super::super::operator::{Event, Refusal, Role, Ticket};
 use super::procedure::{Goal, Procedure, Wait};
@@ -87,9 +87,40 @@ impl Coordinator {
     pub(super) fn begin_take_over(&mut self, record: Record, out: &mut ControlOutbox) {
         self.superblock.record = record;
         let session = self.session.as_ref().expect("handed over in a session").id;
+        self.note_witness(Some(session));
         self.set_stage(Stage::Idle);
         self.settle_for_hand_over(out);
         self.begin(Goal::TakeOver { session }, Wait::Settled);
+    }
+
+    /// The peer is back while this node holds requests and has asked for nothing.
+    ///
+    /// With a person nothing is under way anywhere. Where a record is kept, the peer may have asked for the lead while the
+    /// two were apart. One that still runs knows the answer: it meets nobody before it has it, and comes with a newer
+    /// record if it was granted. One that was started anew does not remember, and what it asked for before it died may be
+    /// granted at any time: then only a change of this node's own settles the matter, and the arbiter is waited for. What
+    /// was asked for before the newest record was made is refused; so the life that counts is the one that saw it made.
+    pub(super) fn end_undecided_hold(&mut self, now: Instant, peer: PeerEnd, out: &mut ControlOutbox) {
+        let Some(procedure) = self.procedure.filter(Procedure::is_undecided) else { return };
+        let remembers = self.witness == Some(peer.life) || self.config.mutants.has(Mutant::TrustForgetful);
+        if matches!(procedure.wait, Wait::Person(_)) {
+            // The arbiter may have been another one when the peer asked.
+            self.procedure = None;
+            self.unasked = true;
+            self.ask_again = Some(now);
+        } else if remembers {
+            self.procedure = None;
+            self.ask_again = None;
+        } else {
+            self.peer_is_no_help = true;
+            self.drop_session(DropReason::Changed, out);
+        }
+    }
+
+    /// The newest record was made with this peer, or without one.
+    pub(super) fn note_witness(&mut self, session: Option<SessionId>) {
+        let with = self.session.as_ref().filter(|current| Some(current.id) == session);
+        self.witness = with.map(|current| current.end.life);
     }
 
     // ---- steps ----
@@ -304,6 +335,11 @@ impl Coordinator {
         self.superblock.record = record;
         // What anybody asked for before this is refused.
         self.unasked = false;
+        self.note_witness(match goal {
+            Goal::AddPeer { session } => Some(session),
+            Goal::Promote { beside, .. } => beside,
+            _ => None,
+        });
         if self.superblock.flags.just_created && matches!(goal, Goal::Promote { .. }) {
             // What is on this disk is the first copy now, and not before: another node may have been faster.
             self.superblock.flags.just_created = false;

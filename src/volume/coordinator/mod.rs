@@ -37,7 +37,7 @@ use crate::time::{Duration, Instant, earliest};
 use crate::units::{NodeId, ShardId};
 
 use super::effect::{DiskResult, OpId};
-use super::messages::{LinkFault, LinkRole, PartReport, Posture, Service, SessionId, SyncRole};
+use super::messages::{LinkFault, LinkRole, PartReport, PeerEnd, Posture, Service, SessionId, SyncRole};
 use super::mutant::{Mutant, Mutants};
 use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Role, Status, Ticket};
 
@@ -144,6 +144,8 @@ pub struct Coordinator {
     procedure: Option<Procedure>,
     operations: u64,
     random: u64,
+    /// The life of the peer that was there when the newest record was made.
+    witness: Option<[u8; 16]>,
     /// The operator wants the peer connected.
     connect_wanted: bool,
     discord: Option<Discord>,
@@ -160,7 +162,7 @@ pub struct Coordinator {
     arbiter_lost: Option<Record>,
     disk_failed: bool,
     surrendered: bool,
-    /// Held, and the peer that came back cannot end that soon: it lacks everything.
+    /// Held, and the peer that came back cannot end that soon: it lacks everything, or does not know what it asked for.
     peer_is_no_help: bool,
     /// Held, and the arbiter did not answer: when to ask again.
     ask_again: Option<Instant>,
@@ -189,6 +191,7 @@ impl Coordinator {
             procedure: None,
             operations: 0,
             random: config.entropy,
+            witness: None,
             connect_wanted: config.replicated,
             discord: None,
             discord_until: None,
@@ -221,17 +224,11 @@ impl Coordinator {
     }
 
     /// All links of a new session are authenticated on both sides.
-    pub fn on_session_up(&mut self, now: Instant, id: SessionId, peer_shards: u8, out: &mut ControlOutbox) {
+    pub fn on_session_up(&mut self, now: Instant, id: SessionId, peer: PeerEnd, out: &mut ControlOutbox) {
         assert!(self.session.is_none(), "one session at a time");
-        self.session = Some(Session::new(id, peer_shards, now));
-        if self.procedure.as_ref().is_some_and(Procedure::is_undecided) {
-            // Nothing was asked of the arbiter: with the peer back nothing need be. But the peer may have asked in an
-            // earlier life, and be granted still.
-            self.procedure = None;
-            self.unasked = true;
-            self.ask_again = Some(now);
-        }
+        self.session = Some(Session::new(id, peer, now));
         self.tell_meeting(Event::Connected, out);
+        self.end_undecided_hold(now, peer, out);
         self.after_input(now, out);
     }
 

@@ -119,10 +119,10 @@ impl Goal {
 }
 
 impl Procedure {
-    /// Held, and only a person can say more: the peer's return ends the wait. Not so where a record is kept: a change that
-    /// the peer asked for before it died may be on its way there, and only a change of this node's own settles that.
+    /// Held, and this node has asked for nothing yet: the peer's return may end the wait
+    /// ([`Coordinator::end_undecided_hold`]).
     pub fn is_undecided(&self) -> bool {
-        matches!((self.goal, self.wait), (Goal::GoAlone, Wait::Person(_)))
+        matches!((self.goal, self.wait), (Goal::GoAlone, Wait::Person(_) | Wait::Read))
     }
 
     /// May a session be established while it runs? Not while it decides alone.
@@ -424,7 +424,7 @@ impl Coordinator {
 
     fn listen(&mut self, session: SessionId, epoch: Epoch, copy: Copy, out: &mut ControlOutbox) {
         let Some(peer_shards) =
-            self.live_session().filter(|live| live.id == session).map(|live| live.peer_shards)
+            self.live_session().filter(|live| live.id == session).map(|live| live.end.shards)
         else {
             return self.done();
         };

@@ -11,7 +11,7 @@ use crate::replication::decision::{Discord, Relation, decide};
 use crate::time::{Duration, Instant};
 use crate::units::SessionId;
 
-use super::super::messages::{LinkRole, Service, SyncRole};
+use super::super::messages::{LinkRole, PeerEnd, Service, SyncRole};
 use super::super::operator::{Event, Role};
 use super::procedure::Procedure;
 use super::{ControlEffect, ControlOutbox, Coordinator, DropReason};
@@ -55,7 +55,7 @@ pub(super) enum Awaited {
 #[derive(Clone, Hash, Debug)]
 pub(super) struct Session {
     pub id: SessionId,
-    pub peer_shards: u8,
+    pub end: PeerEnd,
     pub heard: Instant,
     pinged: Instant,
     /// The state this node sent; if it is not true any more when the decision falls, the two meet again.
@@ -70,10 +70,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new(id: SessionId, peer_shards: u8, now: Instant) -> Self {
+    pub fn new(id: SessionId, end: PeerEnd, now: Instant) -> Self {
         Self {
             id,
-            peer_shards,
+            end,
             heard: now,
             pinged: now,
             sent: None,
@@ -305,7 +305,7 @@ impl Coordinator {
     /// The follower listens on all shards: send.
     fn lead(&mut self, copy: Copy, out: &mut ControlOutbox) {
         let session = self.session.as_ref().expect("a leader has a session");
-        let (id, peer_shards) = (session.id, session.peer_shards);
+        let (id, peer_shards) = (session.id, session.end.shards);
         let primary = self.role == Role::Primary;
         let (service, sync, awaited) = match copy {
             Copy::Nothing => (Service::Both, SyncRole::None, Awaited::Nothing),

@@ -228,15 +228,55 @@ fn a_blink_is_forgotten_by_every_shard() {
     blink(&mut pair);
 }
 
-/// The peer may have asked for the lead before it died, and the arbiter may grant that at any time. So the link's return
-/// alone says nothing while the arbiter is away; its answer does.
+/// A peer that runs since the record was made knows whether it asked for something.
 #[test]
-fn a_link_that_comes_back_does_not_end_the_wait_for_an_arbiter_that_is_away() {
+fn a_link_that_comes_back_ends_the_wait_for_an_arbiter_that_is_away() {
+    for shards in [[1, 1], [2, 3]] {
+        let mut pair = serving(shards);
+        pair.arbiter.is_away = true;
+        blink(&mut pair);
+    }
+}
+
+/// The peer asked for the lead while the two were apart, and runs: it meets nobody before it has its answer.
+#[test]
+fn a_peer_that_waits_for_its_answer_ends_no_hold() {
+    let mut pair = serving([1, 1]);
+    pair.write(A, X, 1);
+    pair.unplugged = true;
+    pair.arbiter.is_away = true;
+    pair.cut();
+    pair.run();
+    pair.arbiter.is_away = false;
+    let ticket = pair.ask(B, OperatorCommand::Promote { seed: false, i_have_fenced: None });
+    while !pair.has_asked_for_a_change() {
+        assert!(pair.step(), "B asks, and A waits until it looks again");
+    }
+    pair.arbiter.is_away = true;
+    let write = pair.begin_write(A, X, 2, false);
+    pair.unplugged = false;
+    pair.run();
+    assert!(!pair.has_session() && pair.answer(A, write).is_none() && pair.reply(B, ticket).is_none());
+    pair.arbiter.is_away = false;
+    pair.pass_time(Duration::from_millis(400));
+    assert_eq!(usize::from(pair.is_primary(A)) + usize::from(pair.is_primary(B)), 1);
+    assert!(pair.answer(A, write).is_some() && pair.reply(B, ticket).is_some());
+    check(&pair);
+}
+
+/// The peer may have asked for the lead before it died, and the arbiter may grant that at any time. So the return of one
+/// that was started anew says nothing while the arbiter is away; the arbiter's answer does.
+#[test]
+fn a_peer_that_was_started_anew_does_not_end_the_wait_for_an_arbiter_that_is_away() {
     let mut pair = serving([1, 1]);
     pair.arbiter.is_away = true;
     let write = pair.begin_write(A, X, 1, false);
     pair.cut();
+    pair.kill(B);
+    pair.start(B);
     pair.run();
+    assert!(!pair.has_session() && pair.answer(A, write).is_none());
+    pair.pass_time(Duration::from_secs(10));
     assert!(!pair.has_session() && pair.answer(A, write).is_none());
     pair.arbiter.is_away = false;
     pair.pass_time(Duration::from_millis(400));

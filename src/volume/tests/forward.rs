@@ -1,6 +1,7 @@
 //! Stories of initiators at the node that does not lead.
 
 use crate::block::BlockStatus;
+use crate::time::Duration;
 
 use super::pair::Pair;
 use super::{A, B, X, Y, Z, check};
@@ -93,6 +94,48 @@ fn a_hand_over_is_not_noticed_at_either_node() {
         assert_eq!(pair.read(B, Z), 9);
         check(&pair);
     }
+}
+
+/// Seconds pass, and the nodes hear each other.
+fn wait(pair: &mut Pair, seconds: u64) {
+    for _ in 0..seconds * 5 {
+        pair.pass_time(Duration::from_millis(200));
+    }
+}
+
+/// The arbiter falls silent in the middle of a hand-over: initiators at neither node wait longer than the limit.
+#[test]
+fn a_hand_over_that_hangs_holds_requests_no_longer_than_the_limit() {
+    let mut pair = both_paths([2, 1]);
+    pair.ask(A, OperatorCommand::Switchover);
+    while !pair.has_asked_for_a_change() {
+        assert!(pair.step(), "A asks for the change");
+    }
+    pair.arbiter.held = true;
+    let asked = [
+        (A, pair.begin_write(A, X, 1, false)),
+        (A, pair.begin_flush(A)),
+        (B, pair.begin_write(B, Y, 1, false)),
+        (B, pair.begin_read(B, X)),
+        (B, pair.begin_flush(B)),
+    ];
+    wait(&mut pair, 44);
+    assert!(asked.iter().all(|&(node, request)| pair.answer(node, request).is_none()));
+    wait(&mut pair, 2);
+    for (node, request) in asked {
+        assert_eq!(pair.answer(node, request), Some(BlockStatus::NotReady), "at {node}");
+    }
+    let late = pair.begin_write(A, Z, 1, false);
+    pair.run();
+    assert_eq!(pair.answer(A, late), Some(BlockStatus::NotReady));
+    pair.arbiter.held = false;
+    pair.run();
+    assert!(pair.is_primary(B));
+    for (value, node) in [(2, A), (3, B)] {
+        pair.write(node, X, value);
+        assert_eq!(pair.read(1 - node, X), value);
+    }
+    check(&pair);
 }
 
 /// A write at the follower may be given up when the leader changes, never lost and never done twice.

@@ -19,7 +19,7 @@ use crate::time::{Duration, Instant};
 use crate::units::*;
 use crate::volume::coordinator::*;
 use crate::volume::effect::*;
-use crate::volume::messages::{PartReport, Posture};
+use crate::volume::messages::{PartReport, PeerEnd, Posture};
 use crate::volume::mutant::Mutants;
 use crate::volume::operator::{OperatorCommand, Refusal, Role, Ticket};
 use crate::volume::part::{Part, PartConfig};
@@ -128,6 +128,7 @@ pub struct Node {
     pub disk: Disk,
     shards: usize,
     boots: u8,
+    starts: u8,
     pub serving: bool,
     session: Option<SessionId>,
     pub replies: BTreeMap<u64, Result<(), Refusal>>,
@@ -252,6 +253,7 @@ impl Pair {
     pub fn start(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         assert!(node.process.is_none());
+        node.starts += 1;
         let page = |at: u64| node.disk.pages.get(&at).map(|page| &**page);
         let [first, second] = self.layout.superblocks.map(page);
         let superblock = SuperblockCopies { first, second }.choose().expect("a superblock").superblock;
@@ -268,6 +270,7 @@ impl Pair {
                 geometry: self.layout.geometry,
                 hot_extents_per_lane: 1,
                 resync_buffers: (0..RESYNC_BUFFERS).map(|buf| BufId(buf + shard as u32 * 10)).collect(),
+                hold_limit: Some(Duration::from_secs(45)),
                 mutants: Mutants::NONE,
             };
             Part::new(
@@ -887,10 +890,9 @@ impl Pair {
             self.nodes[number].session = Some(session);
         }
         for number in 0..2 {
-            let peer_shards = self.nodes[1 - number].shards as u8;
-            self.control(number, |coordinator, now, out| {
-                coordinator.on_session_up(now, session, peer_shards, out)
-            });
+            let Node { shards, starts, .. } = self.nodes[1 - number];
+            let peer = PeerEnd { shards: shards as u8, life: [starts; 16] };
+            self.control(number, |coordinator, now, out| coordinator.on_session_up(now, session, peer, out));
         }
         true
     }
