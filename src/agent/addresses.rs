@@ -43,6 +43,8 @@ pub enum Order {
     Probe,
     /// Have them here, and call these connections over.
     Take(Vec<ClientConnection>),
+    /// Announce what is here and call the connections over, once more now; or do neither any more.
+    Announce(bool),
     Release,
     /// Give them up and end.
     End,
@@ -80,21 +82,7 @@ pub fn keep(
     orders: Receiver<Order>,
     told: Sender<Told>,
 ) -> io::Result<JoinHandle<()>> {
-    let mut keeper = Keeper {
-        places: addresses
-            .into_iter()
-            .map(|address| Place { address, interface: None, trouble: None })
-            .collect(),
-        named,
-        told,
-        wanted: false,
-        held: None,
-        clients: None,
-        probed: None,
-        call: Vec::new(),
-        repeats: Vec::new(),
-        connections: Vec::new(),
-    };
+    let mut keeper = Keeper::new(addresses, named, told);
     thread::Builder::new().name("addresses".to_owned()).spawn(move || keeper.run(&orders))
 }
 
@@ -110,6 +98,8 @@ struct Keeper {
     named: Option<String>,
     told: Sender<Told>,
     wanted: bool,
+    /// The addresses linger: the other node may have them already, and its word is the newer one.
+    quiet: bool,
     held: Option<bool>,
     clients: Option<ClientNetwork>,
     probed: Option<Instant>,
@@ -119,6 +109,23 @@ struct Keeper {
 }
 
 impl Keeper {
+    fn new(addresses: Vec<ServiceAddress>, named: Option<String>, told: Sender<Told>) -> Self {
+        let place = |address| Place { address, interface: None, trouble: None };
+        Self {
+            places: addresses.into_iter().map(place).collect(),
+            named,
+            told,
+            wanted: false,
+            quiet: false,
+            held: None,
+            clients: None,
+            probed: None,
+            call: Vec::new(),
+            repeats: Vec::new(),
+            connections: Vec::new(),
+        }
+    }
+
     fn run(&mut self, orders: &Receiver<Order>) {
         let mut look = Instant::now();
         loop {
@@ -126,6 +133,11 @@ impl Keeper {
             match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Order::Probe) => self.probe(),
                 Ok(Order::Take(call)) => self.take(call),
+                Ok(Order::Announce(may)) => {
+                    self.quiet = !may;
+                    self.announce();
+                    self.call_over();
+                }
                 Ok(Order::Release) => self.release(),
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return self.release(),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -166,6 +178,7 @@ impl Keeper {
     fn take(&mut self, call: Vec<ClientConnection>) {
         let began = Instant::now();
         self.wanted = true;
+        self.quiet = false;
         self.call = call;
         self.add_missing();
         self.announce();
@@ -197,6 +210,9 @@ impl Keeper {
     }
 
     fn announce(&mut self) {
+        if self.quiet {
+            return;
+        }
         for place in &self.places {
             if let Some(found) = &place.interface {
                 // A link that is down now is announced to later.
@@ -208,6 +224,9 @@ impl Keeper {
     }
 
     fn call_over(&mut self) {
+        if self.quiet {
+            return;
+        }
         let mut sequence = [0; 4];
         if getrandom::fill(&mut sequence).is_err() {
             return;
@@ -282,15 +301,16 @@ impl Keeper {
             self.clients = Some(clients);
             self.tell(Told::Clients(clients));
         }
-        if self.wanted || !self.connections.is_empty() {
+        if self.wanted {
             let service: BTreeSet<IpAddr> = self.places.iter().map(|place| place.address.ip).collect();
-            let mut connections = if self.wanted { established(&service) } else { Vec::new() };
+            let mut connections = established(&service);
             connections.sort_unstable();
             if connections != self.connections {
                 self.connections.clone_from(&connections);
                 self.tell(Told::Connections(connections));
             }
         }
+        // Addresses that were given up leave connections behind: the peer is to call them over, so it is still told.
     }
 
     /// Down if the interface of any service address is.
@@ -369,6 +389,27 @@ mod tests {
             let service = BTreeSet::from([local.ip()]);
             assert!(established(&service).contains(&wanted), "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn what_was_connected_is_told_of_after_the_addresses_have_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let local = listener.local_addr().expect("bound");
+        let client = TcpStream::connect(local).expect("connected");
+        let wanted = ClientConnection { local, remote: client.local_addr().expect("bound") };
+        let (told, hear) = crossbeam_channel::unbounded();
+        let address = ServiceAddress { ip: local.ip(), prefix: 8 };
+        let mut keeper = Keeper::new(vec![address], None, told);
+        keeper.wanted = true;
+        keeper.look();
+        // A hung engine's agent lets go at once, and the other one takes over a moment later.
+        keeper.wanted = false;
+        keeper.look();
+        let lists = hear.try_iter().filter_map(|told| match told {
+            Told::Connections(list) => Some(list),
+            _ => None,
+        });
+        assert!(lists.last().is_some_and(|list| list.contains(&wanted)));
     }
 
     #[test]

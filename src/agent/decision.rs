@@ -31,9 +31,14 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(300);
 const CLIENTS_DOWN: Duration = Duration::from_secs(1);
 /// How long an ending agent waits for the service to move.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(8);
-/// Pause before a refused request is made again, doubling.
+/// How much longer the standby waits before it takes over for that: the primary can do it in better order.
+const HAND_OVER_GRACE: Duration = Duration::from_millis(500);
+/// Pause before the same is asked again although nothing was refused.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Pause before a refused request is made again, doubling. The first is short: an arbiter that has lost its own leader
+/// has another one in a moment.
+const REFUSED_MIN: Duration = Duration::from_millis(100);
+const REFUSED_MAX: Duration = Duration::from_secs(30);
 /// Moves of the service that count for the hysteresis.
 const MOVES_WINDOW: Duration = Duration::from_secs(60);
 const DAMPING_MAX: Duration = Duration::from_secs(60);
@@ -80,6 +85,10 @@ pub struct Core {
     /// What was asked for last of the addresses, and what is.
     addresses_wanted: bool,
     addresses_held: bool,
+    /// They may be announced again: initiators are answered here.
+    announcing: bool,
+    /// The peer has said that it has them too.
+    peer_holds: bool,
     /// They are being given up since.
     releasing_since: Option<Instant>,
     /// Since when this node has served, or has not.
@@ -87,6 +96,8 @@ pub struct Core {
     serving_since: Instant,
     held_since: Option<Instant>,
     peer_held_since: Option<Instant>,
+    /// The peer serves, and its clients cannot reach it; they can reach this node.
+    peer_cut_since: Option<Instant>,
     /// This agent did not run for a while: until then it cannot tell others' silence from its own.
     blind_until: Instant,
     told_peer: Standing,
@@ -125,11 +136,14 @@ impl Core {
             clients_since: now,
             addresses_wanted: false,
             addresses_held: false,
+            announcing: false,
+            peer_holds: false,
             releasing_since: None,
             serving: false,
             serving_since: now,
             held_since: None,
             peer_held_since: None,
+            peer_cut_since: None,
             blind_until: now,
             told_peer: Standing::Unheard,
             told_engine: Own::Absent,
@@ -189,8 +203,8 @@ impl Core {
                 self.ask_again = Some(now + ASK_AGAIN);
             }
             Err(why) => {
-                let pause = ASK_AGAIN * (1 << self.refusals.min(5));
-                self.ask_again = Some(now + pause.min(ASK_AGAIN_MAX));
+                let pause = REFUSED_MIN * (1 << self.refusals.min(9));
+                self.ask_again = Some(now + pause.min(REFUSED_MAX));
                 self.refusals += 1;
                 out.push(Effect::Note(Note::Refused { ask, why }));
             }
@@ -235,6 +249,7 @@ impl Core {
     pub fn on_leave(&mut self, now: Instant, out: &mut Outbox) {
         if self.leaving_since.is_none() {
             self.leaving_since = Some(now);
+            self.refusals = 0;
             self.ask_again = None;
             out.push(Effect::Speak);
         }
@@ -459,7 +474,8 @@ impl Core {
             self.damped = false;
             return;
         };
-        let guess = matches!(reason, Reason::PeerSilent | Reason::EngineHung | Reason::PeerHeld);
+        let guess =
+            matches!(reason, Reason::PeerSilent | Reason::EngineHung | Reason::PeerHeld | Reason::PeerCutOff);
         if guess {
             at = at.max(self.blind_until);
         }
@@ -495,6 +511,10 @@ impl Core {
         if !(standing == Standing::Alive && served && held) {
             self.peer_held_since = None;
         }
+        let cut_off = self.is_peer_cut_off();
+        if !(standing == Standing::Alive && served && cut_off) {
+            self.peer_cut_since = None;
+        }
         let later = unserved + self.timing.start_wait;
         match standing {
             Standing::Alive if served && held => {
@@ -503,6 +523,11 @@ impl Core {
                 let deaf = self.detector.report().is_some_and(|(_, report)| report.hears == 0);
                 let wait = if deaf { self.timing.takeover_after } else { self.timing.hysteresis };
                 Some((Reason::PeerHeld, since + wait))
+            }
+            // It hands over by itself, unless the arbiter is where its clients are.
+            Standing::Alive if served && cut_off => {
+                let since = *self.peer_cut_since.get_or_insert(now);
+                Some((Reason::PeerCutOff, since + CLIENTS_DOWN + HAND_OVER_GRACE))
             }
             Standing::AgentSilent => None,
             Standing::EngineDead if served => Some((Reason::EngineDied, now)),
@@ -514,6 +539,12 @@ impl Core {
             Standing::Alive => self.idle_cause(own, unserved),
             _ => Some((Reason::NobodyServes, later)),
         }
+    }
+
+    /// Only this node's way to the clients works.
+    fn is_peer_cut_off(&self) -> bool {
+        let peer = self.detector.report().map_or(ClientNetwork::Unknown, |(_, report)| report.clients);
+        self.clients == ClientNetwork::Up && peer == ClientNetwork::Down
     }
 
     fn peer_is_certified_dead(&self) -> bool {
@@ -546,7 +577,8 @@ impl Core {
 
     fn hand_over_wanted(&mut self, now: Instant) -> Option<&'static str> {
         if self.leaving_since.is_some() {
-            return Some("the agent ends");
+            // Refused once, it leaves without.
+            return (self.refusals == 0).then_some("the agent ends");
         }
         if self.standby {
             return Some("this node is on standby");
@@ -582,7 +614,11 @@ impl Core {
         if view.service != Service::Held {
             self.held_since = None;
         }
+        // The first word of an engine that was stopped is what was true before.
+        let replaced =
+            self.peer_view().is_some_and(|peer| peer.role == Role::Primary && peer.epoch > view.epoch);
         match view.service {
+            _ if replaced => false,
             Service::Alone | Service::Both => true,
             Service::Closed => false,
             Service::Held => {
@@ -606,24 +642,45 @@ impl Core {
         );
         let peer_holds =
             agent_lives && self.detector.report().is_some_and(|(_, report)| report.holds_addresses);
+        let let_go = std::mem::replace(&mut self.peer_holds, peer_holds) && !peer_holds;
         if serves {
             // (An agent that leaves a service behind takes the addresses with it: nobody would look after them.)
             if !self.addresses_wanted {
                 self.addresses_wanted = true;
+                self.announcing = true;
                 self.releasing_since = None;
                 out.push(Effect::Addresses(true));
+            } else if let_go && self.announcing {
+                // Whoever asked while both had them may have heard the other one.
+                out.push(Effect::Announce(true));
             }
+            self.decide_announcing(now, out);
             return;
         }
         if !self.addresses_wanted && !self.addresses_held {
             return;
         }
+        self.decide_announcing(now, out);
         let peer_serves = self.peer_serves() && self.standing(now) == Standing::Alive;
         let peer_had_time = peer_serves && self.due(now, self.serving_since + RELEASE_PATIENCE);
         let hung = self.own(now) == Own::Hung;
         let lingered = self.serving_since + self.timing.linger;
         if peer_had_time || peer_holds || hung || leaving || self.due(now, lingered) {
             self.release(now, out);
+        }
+    }
+
+    /// Addresses that linger are not announced: the other node may have announced them as its own already.
+    fn decide_announcing(&mut self, now: Instant, out: &mut Outbox) {
+        let answers = match self.engine {
+            Engine::Alive { view, beat } if now.since(beat) < self.timing.takeover_after => {
+                matches!(view.service, Service::Alone | Service::Both)
+            }
+            _ => false,
+        };
+        if self.addresses_wanted && self.announcing != answers {
+            self.announcing = answers;
+            out.push(Effect::Announce(answers));
         }
     }
 

@@ -355,6 +355,48 @@ fn row_9_a_primary_without_clients_hands_over_to_one_that_has_them() {
 }
 
 #[test]
+fn row_9_a_primary_without_clients_that_cannot_hand_over_is_replaced() {
+    // Its arbiter is where its clients are, say.
+    let mut b = Standby::new();
+    let mut out = Vec::new();
+    b.core.on_clients(at(b.now), ClientNetwork::Up, &mut out);
+    b.take(out);
+    let from = b.now;
+    b.peer.clients = ClientNetwork::Down;
+    b.run(1400);
+    assert!(b.asked.is_empty(), "it may hand over by itself");
+    b.run(400);
+    b.asked_within(from + 1500, 100, Reason::PeerCutOff);
+    // Not when nobody can be reached from here either, and not for a moment.
+    let mut b = Standby::new();
+    b.peer.clients = ClientNetwork::Down;
+    b.run(5000);
+    let mut out = Vec::new();
+    b.core.on_clients(at(b.now), ClientNetwork::Up, &mut out);
+    b.take(out);
+    for _ in 0..5 {
+        b.peer.clients = ClientNetwork::Down;
+        b.run(1000);
+        b.peer.clients = ClientNetwork::Up;
+        b.run(200);
+    }
+    assert!(b.asked.is_empty(), "{:?}", b.asked);
+}
+
+#[test]
+fn row_14_an_arbiter_without_a_leader_is_asked_again_soon() {
+    let mut b = Standby::new();
+    b.networks.clear();
+    b.part();
+    b.run(600);
+    b.answer(Err("the arbiter does not answer"));
+    let from = b.now;
+    b.run(110);
+    assert_eq!(b.asked.len(), 2, "{:?}", b.asked);
+    assert!(b.asked[1].0 <= from + 100);
+}
+
+#[test]
 fn row_20_a_failed_disk_is_not_waited_for() {
     let mut b = Standby::new();
     let from = b.now;
@@ -497,7 +539,12 @@ fn the_addresses_follow_the_engine_and_leave_when_its_word_is_old() {
     b.own.service = Service::Held;
     b.run(1500);
     assert_eq!(b.addresses.len(), 1);
-    b.run(2000);
+    assert_eq!(b.effects.last(), Some(&Effect::Announce(false)), "another may be taking over");
+    b.own.service = Service::Alone;
+    b.run(100);
+    assert_eq!(b.effects.last(), Some(&Effect::Announce(true)));
+    b.own.service = Service::Held;
+    b.run(3500);
     assert_eq!(b.addresses.len(), 2, "not for ever");
     b.own.service = Service::Alone;
     b.run(200);
@@ -508,6 +555,38 @@ fn the_addresses_follow_the_engine_and_leave_when_its_word_is_old() {
     b.run(2000);
     let (when, wanted) = *b.addresses.last().expect("it let go");
     assert!(!wanted && when <= from + 560, "let go at {when}");
+}
+
+#[test]
+fn row_17_the_first_word_of_an_engine_that_wakes_moves_no_address() {
+    let mut b = Standby::new();
+    b.own = view(Role::Primary, 4, NodeSet::BOTH);
+    *b.peer_view() = view(Role::Secondary, 4, NodeSet::BOTH);
+    b.run(300);
+    b.own_speaks = false;
+    b.run(1000);
+    assert_eq!(b.addresses.iter().map(|it| it.1).collect::<Vec<_>>(), [true, false]);
+    *b.peer_view() = EngineView { service: Service::Alone, ..view(Role::Primary, 5, NodeSet::only(A)) };
+    b.run(30_000);
+    // It has not looked around yet.
+    b.own_speaks = true;
+    b.run(100);
+    assert_eq!(b.addresses.len(), 2, "{:?}", b.addresses);
+}
+
+#[test]
+fn addresses_are_announced_again_when_the_peer_has_let_go() {
+    let mut b = Standby::new();
+    b.peer.holds_addresses = true;
+    b.certify();
+    b.run(100);
+    b.promoted(4);
+    b.run(100);
+    b.effects.clear();
+    b.peer.holds_addresses = false;
+    b.run(500);
+    let again = b.effects.iter().filter(|it| **it == Effect::Announce(true)).count();
+    assert_eq!(again, 1, "{:?}", b.effects);
 }
 
 #[test]
@@ -529,6 +608,7 @@ fn they_linger_until_the_peer_has_them() {
                 EngineView { service: Service::Alone, ..view(Role::Primary, 5, NodeSet::only(A)) };
         }
         b.peer.holds_addresses = peer_holds;
+        assert_eq!(b.effects.last(), Some(&Effect::Announce(false)), "they are the peer's to announce");
         b.run(2000);
         let (when, wanted) = b.addresses[1];
         assert!(!wanted);

@@ -39,6 +39,8 @@ pub enum Reason {
     EngineHung,
     /// The primary holds all requests and cannot go on.
     PeerHeld,
+    /// The primary's way to its clients is down, this node's is not, and it has not handed over.
+    PeerCutOff,
     /// The peer's disk failed.
     PeerDisk,
     /// Nobody serves, and nobody wants it so.
@@ -53,6 +55,7 @@ impl Reason {
             Self::EngineDied => "engine_died",
             Self::EngineHung => "engine_hung",
             Self::PeerHeld => "peer_held",
+            Self::PeerCutOff => "peer_cut_off",
             Self::PeerDisk => "peer_disk",
             Self::NobodyServes => "nobody_serves",
         }
@@ -115,6 +118,8 @@ pub enum Effect {
     Ask(Ask),
     /// Take the service addresses and announce them, or give them up; tell [`Core::on_addresses`](super::decision::Core::on_addresses).
     Addresses(bool),
+    /// The addresses are here: announce them now, and whenever it is due; or not any more.
+    Announce(bool),
     /// Send a heartbeat now, not at the next tick.
     Speak,
     Note(Note),

@@ -348,6 +348,7 @@ impl Agent {
                     let _ = self.orders.send(order);
                 }
                 Effect::Addresses(false) => drop(self.orders.send(Order::Release)),
+                Effect::Announce(may) => drop(self.orders.send(Order::Announce(may))),
                 Effect::Speak => speak = true,
                 Effect::Note(note) => self.note(note),
                 Effect::Left => self.left = true,

@@ -155,7 +155,7 @@ impl World {
                     self.carry(number, out);
                 }
                 Effect::Speak => self.speak(number),
-                Effect::Note(_) | Effect::Left => {}
+                Effect::Announce(_) | Effect::Note(_) | Effect::Left => {}
             }
         }
     }

@@ -161,8 +161,12 @@
 //! | the replication link is cut, the agents hear each other | nothing: the primary goes on alone |
 //! | the primary has held all requests for 5 s (`takeover_after` if it hears nobody) | try to take over: perhaps only it has lost the arbiter |
 //! | the primary's way to its clients is down for 1 s, the standby's is up | the primary hands over |
+//! | the same for half a second longer: its arbiter is where its clients are, say | try to take over |
 //! | nobody serves after both were down | the last primary first; a node alone waits for `start_wait` (5 s) |
 //! | a person has demoted the primary | nothing, until a person promotes |
+//!
+//! What is refused is asked again after 100 ms, then less and less often, at least every 30 s: an arbiter that has lost
+//! its own leader has another one in a moment.
 //!
 //! Never for a copy that the newest record known to either agent leaves out. After a move, silence must last longer
 //! before the next (`hysteresis`, 5 s, doubling with every move within a minute); a certificate is not delayed. There
@@ -178,7 +182,9 @@
 //! and this kernel reset the dead connection. The old owner lets go as soon as it hears that the other has them, at the
 //! latest one second after its engine stopped serving, when its engine's beat is older than `takeover_after`, and when
 //! its agent ends or starts on a node that does not serve. In between, its kernel refuses connections: a refused
-//! initiator tries again at once, an unheard one after a second.
+//! initiator tries again at once, an unheard one after a second. It announces nothing meanwhile, and the new owner
+//! announces the addresses once more when the old one has let go. An engine that was stopped and wakes says first what
+//! was true before: its agent gives it no address while the other node leads in a newer epoch.
 //!
 //! # Coming back
 //!
