@@ -78,7 +78,13 @@ power_on() { net_heal "$1"; }
 port_down() { ip -n "$ns_switch" link set "$2-$1" down; }
 port_up() { ip -n "$ns_switch" link set "$2-$1" up; }
 
-# deaf a|b, mute a|b: nothing comes in, nothing goes out, on any network. hearing a|b: as before.
-deaf() { in_ns "$net_id-$1" nft "add table inet drill; add chain inet drill in { type filter hook input priority 0; }; add rule inet drill in iifname \"eth*\" drop"; }
-mute() { in_ns "$net_id-$1" nft "add table inet drill; add chain inet drill out { type filter hook output priority 0; }; add rule inet drill out oifname \"eth*\" drop"; }
+# port_slow a|b eth0|eth1, port_fast …: what goes to that server over that cable, 20 Mbit/s with a queue of 0.1 s; or as
+# fast as it goes.
+port_slow() { ip netns exec "$ns_switch" tc qdisc add dev "$2-$1" root tbf rate 20mbit burst 32k latency 100ms; }
+port_fast() { ip netns exec "$ns_switch" tc qdisc del dev "$2-$1" root 2>/dev/null || true; }
+
+# deaf a|b DEVICES, mute a|b DEVICES: nothing comes in, nothing goes out there ('eth*': on any network). hearing a|b: as
+# before.
+deaf() { in_ns "$net_id-$1" nft "add table inet drill; add chain inet drill in { type filter hook input priority 0; }; add rule inet drill in iifname \"$2\" drop"; }
+mute() { in_ns "$net_id-$1" nft "add table inet drill; add chain inet drill out { type filter hook output priority 0; }; add rule inet drill out oifname \"$2\" drop"; }
 hearing() { in_ns "$net_id-$1" nft delete table inet drill 2>/dev/null || true; }

@@ -2,10 +2,12 @@
 # `work` (a directory made for this run, removed by the caller) and `bin` (where the programs are).
 
 iqn=iqn.2026-11.example:vol1
-# The arbiter: file, or etcd (started by arbiter_up on the client network). agents=1: the pair has failover agents.
+# The arbiter: file, etcd (one member, on a machine of its own on the client network), or etcd3 (that one, and one on
+# each server). agents=1: the pair has failover agents.
 arbiter_kind=file
 agents=''
-loop_a='' loop_b='' etcd_pid=''
+loop_a='' loop_b=''
+etcd_witness=10.77.0.30 etcd_pid=''
 
 # pair_disks MIB: a sparse file and a loop device for each server.
 pair_disks() {
@@ -56,7 +58,7 @@ secret_file = "$work/secret"
 $(pair_timeout)
 
 [arbiter]
-kind = "$arbiter_kind"
+kind = "${arbiter_kind%3}"
 $(arbiter_place)
 
 $(agent_section)
@@ -80,32 +82,114 @@ heartbeat_addresses() {
     [ -z "$agents" ] || printf 'heartbeat_addresses = ["10.77.0.%s:7791", "10.78.0.%s:7791"]\n' "$1" "$1"
 }
 arbiter_place() {
+    local name
     case $arbiter_kind in
         file) printf 'path = "%s/arbiter/record"\n' "$work" ;;
-        etcd) printf 'endpoints = ["http://10.77.0.30:2379"]\n' ;;
+        etcd*) printf 'endpoints = ['; for name in $(etcd_members); do printf '"%s",' "$(etcd_url "$name")"; done; printf ']\n' ;;
     esac
 }
 
-# arbiter_up: a one-member etcd on the client network, if that is the arbiter.
+# The members of etcd: the witness, and with etcd3 the servers' own, a and b.
+etcd_members() { if [ "$arbiter_kind" = etcd3 ]; then say witness a b; else say witness; fi; }
+etcd_address() { case $1 in witness) say "$etcd_witness" ;; a) say 10.77.0.1 ;; b) say 10.77.0.2 ;; esac; }
+etcd_url() { say "http://$(etcd_address "$1"):2379"; }
+etcd_space() { if [ "$1" = witness ]; then say "$ns_switch"; else say "$net_id-$1"; fi; }
+etcd_ctl() { ip netns exec "$ns_switch" env ETCDCTL_API=3 etcdctl "$@"; }
+
+# etcd_run NAME: starts that member on the data that it has.
+etcd_run() {
+    local name=$1 address member all=''
+    address=$(etcd_address "$name")
+    for member in $(etcd_members); do all+=,$member=http://$(etcd_address "$member"):2380; done
+    ip netns exec "$(etcd_space "$name")" etcd --name "$name" --data-dir "$work/etcd-$name" \
+        --heartbeat-interval 50 --election-timeout 300 --initial-cluster "${all#,}" \
+        --listen-client-urls "http://$address:2379" --advertise-client-urls "http://$address:2379" \
+        --listen-peer-urls "http://$address:2380" --initial-advertise-peer-urls "http://$address:2380" \
+        >> "$work/etcd-$name.log" 2>&1 4>&- 5>&- &
+    [ "$name" != witness ] || etcd_pid=$!
+    disown $! # its end is often wanted, and is no news
+}
+etcd_pids() {
+    local space pid
+    for space in $(for name in $(etcd_members); do etcd_space "$name"; done); do
+        for pid in $(ip netns pids "$space" 2>/dev/null); do
+            [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != etcd ] || say "$pid"
+        done
+    done
+}
+etcd_signal() { local pid; for pid in $(etcd_pids); do kill "-$1" "$pid"; done; }
+etcd_down() {
+    local pid pids
+    pids=$(etcd_pids)
+    for pid in $pids; do kill -KILL "$pid"; done
+    for pid in $pids; do wait_for 5 "etcd to end" ended "$pid" || true; done
+}
+etcd_answers() { local name; for name in $(etcd_members); do etcd_ctl --endpoints "$(etcd_url "$name")" endpoint health || return 1; done; }
+etcd_start() {
+    local name
+    for name in $(etcd_members); do etcd_run "$name"; done
+    wait_for 20 "etcd to answer" etcd_answers
+}
+
+# etcd_lead NAME: the leader is this member from now on.
+etcd_lead() {
+    local id name
+    id=$(etcd_ctl --endpoints "$(etcd_url witness)" member list | awk -F', ' -v name="$1" '$3 == name { print $1 }')
+    for name in $(etcd_members); do
+        ! etcd_ctl --endpoints "$(etcd_url "$name")" move-leader "$id" > /dev/null 2>&1 || return 0
+    done
+    # No other member could hand it over: it is the leader already.
+    etcd_ctl --endpoints "$(etcd_url "$1")" endpoint status -w json | jq -e '.[0].Status | .leader == .header.member_id' > /dev/null
+}
+
+# arbiter_up: starts etcd, if that is the arbiter.
 arbiter_up() {
-    [ "$arbiter_kind" = etcd ] || return 0
-    ip -n "$ns_switch" address add 10.77.0.30/24 dev clients 2>/dev/null || true
-    ip netns exec "$ns_switch" etcd --name witness --data-dir "$work/etcd" --heartbeat-interval 50 --election-timeout 300 \
-        --listen-client-urls http://10.77.0.30:2379 --advertise-client-urls http://10.77.0.30:2379 \
-        --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
-        --initial-cluster witness=http://127.0.0.1:2380 > "$work/etcd.log" 2>&1 4>&- &
-    etcd_pid=$!
-    wait_for 10 "etcd to answer" in_ns "$ns_switch" etcdctl --endpoints http://10.77.0.30:2379 endpoint health
+    case $arbiter_kind in
+        etcd*)
+            ip -n "$ns_switch" address add "$etcd_witness/24" dev clients 2>/dev/null || true
+            etcd_start
+            ;;
+    esac
 }
 # arbiter_lose, arbiter_return: nobody can reach it, and again.
 arbiter_lose() {
-    if [ "$arbiter_kind" = etcd ]; then kill -STOP "$etcd_pid"; return; fi
-    mv "$work/arbiter" "$work/arbiter.away" && : > "$work/arbiter"
+    case $arbiter_kind in
+        etcd*) etcd_signal STOP ;;
+        *) mv "$work/arbiter" "$work/arbiter.away" && : > "$work/arbiter" ;;
+    esac
 }
 arbiter_return() {
-    if [ "$arbiter_kind" = etcd ]; then kill -CONT "$etcd_pid"; return; fi
-    rm -f "$work/arbiter" && mv "$work/arbiter.away" "$work/arbiter"
+    case $arbiter_kind in
+        etcd*) etcd_signal CONT ;;
+        *) rm -f "$work/arbiter" && mv "$work/arbiter.away" "$work/arbiter" ;;
+    esac
 }
+# arbiter_save: keeps a copy of what it holds now. arbiter_rewind: it holds that, as after the restoring of a backup;
+# what it held until then is kept. arbiter_forward: it holds that again.
+arbiter_exchange() {
+    local from=$1 to=$2 name
+    case $arbiter_kind in
+        etcd*)
+            etcd_down
+            for name in $(etcd_members); do mv "$work/etcd-$name" "$work/$to-$name" && mv "$work/$from-$name" "$work/etcd-$name" || return 1; done
+            etcd_start
+            ;;
+        *) mv "$work/arbiter" "$work/$to" && mv "$work/$from" "$work/arbiter" ;;
+    esac
+}
+arbiter_save() {
+    local name
+    case $arbiter_kind in
+        etcd*)
+            etcd_down
+            for name in $(etcd_members); do rm -rf "$work/saved-$name" && cp -a "$work/etcd-$name" "$work/saved-$name" || return 1; done
+            etcd_start
+            ;;
+        *) rm -rf "$work/saved" && cp -a "$work/arbiter" "$work/saved" ;;
+    esac
+}
+arbiter_rewind() { arbiter_exchange saved newest; }
+arbiter_forward() { arbiter_exchange newest saved; }
 
 # solo_config: server a alone, without a peer; it has `shards` shards.
 solo_config() {
@@ -113,9 +197,9 @@ solo_config() {
     { _volume; _node a 0 "${shards:-1}"; } > "$work/twinlun.toml"
 }
 
-# tw a|b VERB…: the command line of that server (descriptor 4 is the crash test's hold on its load: not for daemons).
+# tw a|b VERB…: the command line of that server (descriptors 4 and 5 are a script's hold on its load: not for daemons).
 # status a|b FILTER: one value of its status, "" without a daemon.
-tw() { local node=$1; shift; ip netns exec "$net_id-$node" "$bin/twinlun" --config "$work/twinlun.toml" --node "$node" "$@" 4>&-; }
+tw() { local node=$1; shift; ip netns exec "$net_id-$node" "$bin/twinlun" --config "$work/twinlun.toml" --node "$node" "$@" 4>&- 5>&-; }
 status() { tw "$1" status --json 2>/dev/null | jq -r "(.answer.status? // .) | $2" 2>/dev/null || true; }
 
 # daemon_pid a|b: looked up among the processes of that server's own namespace.
@@ -137,8 +221,10 @@ daemon_kill() {
 promote_survivor() { wait_for 15 "the promotion of $1" tw "$1" promote; }
 
 is_connected() { [ "$(status "$1" .link)" = connected ]; }
-is_up_to_date() { [ "$(status "$1" '.node.disk')/$(status "$1" '.link')/$(status "$1" '.peer.disk')" = up_to_date/connected/up_to_date ]; }
-is_synced() { is_up_to_date "$1" && [ "$(status "$1" '.resync == null and .out_of_sync_bytes == 0')" = true ]; }
+is_synced() {
+    [ "$(status "$1" '"\(.node.disk) \(.link) \(.peer.disk) \(.resync == null and .out_of_sync_bytes == 0)"')" \
+        = 'up_to_date connected up_to_date true' ]
+}
 both_synced() { is_synced a && is_synced b; }
 
 # pair_up: format both, start both, make a primary with the service address.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -26,12 +26,15 @@ use crate::{Failure, TargetArgs};
 
 /// How long one wait for input lasts; between waits the clock is looked at.
 const TICK: Duration = Duration::from_millis(20);
+const TICK_MIN: Duration = Duration::from_millis(1);
 /// Pause between attempts to log in, and before a command that met BUSY is sent again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Pauses between answers that are reported one by one.
 const NOTABLE_GAP: Duration = Duration::from_millis(200);
 /// Such pauses that are reported at most.
 const NOTABLE_GAPS: usize = 256;
+/// Windows that are told apart at most; what comes later belongs to the last.
+const WINDOWS: usize = 65_536;
 /// Bytes of one read when everything is read back.
 const READ_BACK_BYTES: usize = 64 * 1024;
 /// Time for a login, once the connection stands.
@@ -44,12 +47,18 @@ pub struct VerifyArgs {
     /// How long to write and read before everything is read back
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
-    /// Stop earlier when standard input ends
+    /// Stop earlier when standard input ends; each line of it begins a new window of the report
     #[arg(long)]
     until_eof: bool,
-    /// Blocks of the disk that are used, from the first
+    /// Blocks of the disk that are used
     #[arg(long, default_value_t = 16_384)]
     span_blocks: usize,
+    /// The first of them
+    #[arg(long, default_value_t = 0)]
+    first_block: u64,
+    /// New commands in a second at most; 0 is as many as are answered
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
     /// Bytes of a block, a multiple of 512 and of the disk's block
     #[arg(long, default_value_t = 4096)]
     block_size: usize,
@@ -94,16 +103,27 @@ pub fn run(args: &VerifyArgs) -> Result<bool, Failure> {
     outcome.map(|()| verifier.all_right())
 }
 
-/// A flag that is set when standard input ends.
-fn watch_input() -> Arc<AtomicBool> {
-    let ended = Arc::new(AtomicBool::new(false));
-    let flag = ended.clone();
+/// What standard input has said so far.
+#[derive(Clone, Default)]
+struct Input {
+    ended: Arc<AtomicBool>,
+    lines: Arc<AtomicUsize>,
+}
+
+fn watch_input() -> Input {
+    let input = Input::default();
+    let theirs = input.clone();
     std::thread::spawn(move || {
         // Whatever ends the input, an error included, ends the run.
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        flag.store(true, Ordering::Relaxed);
+        for line in std::io::stdin().lines() {
+            if line.is_err() {
+                break;
+            }
+            theirs.lines.fetch_add(1, Ordering::Relaxed);
+        }
+        theirs.ended.store(true, Ordering::Relaxed);
     });
-    ended
+    input
 }
 
 /// Logs in, again and again, and watches that the disk stays the same one.
@@ -190,6 +210,8 @@ struct Tally {
     longest_gap: Duration,
     /// When, and how long, since the start.
     gaps: Vec<(Duration, Duration)>,
+    /// The longest gap that touched each window; the last one lasts until everything is read back.
+    windows: Vec<Duration>,
 }
 
 struct Verifier<'a> {
@@ -210,8 +232,11 @@ struct Verifier<'a> {
     last_answer: Instant,
     last_input: Instant,
     hold_until: Instant,
+    /// When `--rate` allows the next new command.
+    next_fresh: Instant,
     last_progress: Instant,
     answers: Vec<Answer>,
+    input: Input,
 }
 
 impl<'a> Verifier<'a> {
@@ -226,7 +251,8 @@ impl<'a> Verifier<'a> {
         if args.block_size == 0 || args.block_size % SECTOR != 0 || args.block_size % disk_block != 0 {
             return Err(Failure::Usage(format!("--block-size is not a multiple of 512 and {disk_block}")));
         }
-        let blocks = args.span_blocks.min((capacity.bytes() / args.block_size as u64) as usize);
+        let there = (capacity.bytes() / args.block_size as u64).saturating_sub(args.first_block);
+        let blocks = args.span_blocks.min(there as usize);
         if blocks == 0 || args.max_blocks == 0 || args.qd == 0 {
             return Err(Failure::Usage("the span, --max-blocks and --qd are at least one".into()));
         }
@@ -246,16 +272,20 @@ impl<'a> Verifier<'a> {
             last_answer: now,
             last_input: now,
             hold_until: now,
+            next_fresh: now,
             last_progress: now,
             answers: Vec::new(),
+            input: Input::default(),
         })
     }
 
     /// Writes and reads until the time is over, then until every command is answered.
     fn work(&mut self) -> Result<(), Failure> {
-        let ended = if self.args.until_eof { watch_input() } else { Arc::default() };
+        if self.args.until_eof {
+            self.input = watch_input();
+        }
         let end = self.started + Duration::from_secs_f64(self.args.seconds);
-        while Instant::now() < end && !ended.load(Ordering::Relaxed) {
+        while Instant::now() < end && !self.input.ended.load(Ordering::Relaxed) {
             self.step(true)?;
         }
         self.finish_waiting()
@@ -294,7 +324,7 @@ impl<'a> Verifier<'a> {
             return Ok(());
         };
         self.fill(&mut session, fresh);
-        let pumped = session.pump(TICK, &mut self.answers);
+        let pumped = session.pump(self.patience(fresh), &mut self.answers);
         let answers = std::mem::take(&mut self.answers);
         for answer in answers {
             self.on_answer(answer);
@@ -336,9 +366,28 @@ impl<'a> Verifier<'a> {
         let now = Instant::now();
         while now >= self.hold_until && session.can_submit() && session.outstanding() < self.args.qd {
             let next = self.waiting.pop_front();
-            let Some(work) = next.or_else(|| if fresh { self.new_work() } else { None }) else { return };
+            let Some(work) = next.or_else(|| if fresh { self.fresh_work(now) } else { None }) else { return };
             self.send(session, work, now);
         }
+    }
+
+    /// How long to wait for input: no longer than until the next command may be sent.
+    fn patience(&self, fresh: bool) -> Duration {
+        let limited = fresh && self.args.rate > 0 && self.in_flight.len() < self.args.qd;
+        let left = self.next_fresh.saturating_duration_since(Instant::now());
+        if limited { left.clamp(TICK_MIN, TICK) } else { TICK }
+    }
+
+    /// A new command, if the rate allows one. What was missed while nothing could be sent is not made up for.
+    fn fresh_work(&mut self, now: Instant) -> Option<Work> {
+        if self.args.rate > 0 {
+            if now < self.next_fresh {
+                return None;
+            }
+            let pause = Duration::from_secs(1) / self.args.rate;
+            self.next_fresh = (self.next_fresh + pause).max(now);
+        }
+        self.new_work()
     }
 
     /// Chooses a command; `None` when the chosen blocks have an unanswered write.
@@ -362,8 +411,10 @@ impl<'a> Verifier<'a> {
     }
 
     fn send(&mut self, session: &mut Session, mut work: Work, now: Instant) {
-        let place =
-            |range: &Range<usize>| (range.start as u64 * u64::from(self.disk_blocks), range.len() as u32);
+        let first = self.args.first_block;
+        let place = |range: &Range<usize>| {
+            ((first + range.start as u64) * u64::from(self.disk_blocks), range.len() as u32)
+        };
         let (cdb, data) = match &mut work {
             Work::Flush => (scsi::synchronize_cache(), Data::None),
             Work::Write { range, bytes, fua, .. } => {
@@ -430,6 +481,13 @@ impl<'a> Verifier<'a> {
             self.tally.gaps.push((self.last_answer - self.started, gap));
         }
         self.tally.longest_gap = self.tally.longest_gap.max(gap);
+        let window = self.input.lines.load(Ordering::Relaxed).min(WINDOWS - 1);
+        let windows = &mut self.tally.windows;
+        let began = windows.len().saturating_sub(1);
+        if windows.len() <= window {
+            windows.resize(window + 1, Duration::ZERO);
+        }
+        windows[began..].iter_mut().for_each(|longest| *longest = gap.max(*longest));
         self.last_answer = now;
     }
 
@@ -454,6 +512,7 @@ impl<'a> Verifier<'a> {
         let millis = |time: Duration| time.as_millis() as u64;
         let gaps: Vec<_> =
             tally.gaps.iter().map(|(at, gap)| serde_json::json!([millis(*at), millis(*gap)])).collect();
+        let windows: Vec<_> = tally.windows.iter().map(|gap| millis(*gap)).collect();
         serde_json::json!({
             "right": self.all_right() && !gave_up,
             "acked": tally.writes,
@@ -467,6 +526,7 @@ impl<'a> Verifier<'a> {
             "flushes": tally.flushes,
             "longest_gap_ms": millis(tally.longest_gap),
             "gaps_at_and_ms": gaps,
+            "windows_ms": windows,
             "logins": self.connector.logins,
             "sent_again": tally.sent_again,
             "stalls": tally.stalls,
