@@ -9,15 +9,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use twinlun::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
+use twinlun::block::{
+    BlockOp, BlockRequest, BlockStatus, BufSlice, UnitAnswer, UnitChange, UnitState, UnitVersion,
+};
 use twinlun::iscsi::chap::{Algorithm, Chap, Credential, Entropy};
 use twinlun::iscsi::{
     Access, Arrival, Caps, Connection, Effect, Examine, Limits, Origin, Outbox, Reset, ResetId, SendData,
-    Service, TargetConfig,
+    Service, TargetConfig, UnitSnapshot,
 };
-use twinlun::scsi::{DeviceIdentity, LogicalUnit, Provisioning, Target, TargetPort};
+use twinlun::scsi::{
+    DeviceIdentity, InitiatorPort, LogicalUnit, Nexus, Outcome, Provisioning, Target, TargetPort,
+};
 use twinlun::time::{Duration, Instant};
-use twinlun::units::{BufId, CHUNK_BYTES, Geometry, Pool, ShardId};
+use twinlun::units::{BufId, CHUNK_BYTES, Geometry, Pool, RequestId, ShardId};
 use twinlun::wire::{Demand, crc32c};
 
 pub const TARGET: &str = "iqn.2026-11.example:vol1";
@@ -130,6 +134,12 @@ pub struct World {
     /// Locks taken and not given back.
     locks: usize,
     tickets: Vec<u32>,
+    unit: UnitSnapshot,
+    changes: Vec<UnitChange>,
+    /// Changes that are made; answered when the connection is quiet.
+    made: Vec<(RequestId, UnitVersion)>,
+    /// `on_unit` minus `UnitQuiet`.
+    told: usize,
 }
 
 impl World {
@@ -158,6 +168,10 @@ impl World {
             resets: 0,
             locks: 0,
             tickets: Vec::new(),
+            unit: UnitSnapshot::empty(),
+            changes: Vec::new(),
+            made: Vec::new(),
+            told: 0,
         }
     }
 
@@ -288,7 +302,7 @@ impl World {
                 return;
             }
             let mut queued = 0;
-            let (mut done, mut examined) = (Vec::new(), Vec::new());
+            let (mut done, mut examined, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
             for effect in effects {
                 match effect {
                     Effect::Send { header, data, pad } => {
@@ -303,10 +317,12 @@ impl World {
                     }
                     Effect::Free(buf) => drop(self.pool.taken.remove(&buf.0).expect("freed once")),
                     Effect::FullFeature { .. } => {
-                        self.connection.on_admitted(self.now, 9, &mut self.out);
+                        self.connection.on_admitted(self.now, 9, &self.unit, &mut self.out);
                     }
                     Effect::Reset { ticket, .. } => self.tickets.push(ticket),
                     Effect::ResetQuiet(_) => self.resets = self.resets.checked_sub(1).expect("said once"),
+                    Effect::ChangeUnit(change) => self.changes.push(change),
+                    Effect::UnitQuiet(number) => quiet.push(number),
                     Effect::Close { .. } => {
                         assert!(!self.closed, "closed twice");
                         self.closed = true;
@@ -319,6 +335,12 @@ impl World {
             }
             for request in done {
                 self.complete(request, BlockStatus::Good);
+            }
+            for number in quiet {
+                self.on_unit_quiet(number);
+            }
+            while self.prompt && !self.changes.is_empty() {
+                self.decide(0);
             }
         }
     }
@@ -381,9 +403,85 @@ impl World {
         self.connection.on_block_done(request.id, status, &mut self.pool, &mut self.out);
     }
 
+    fn decide(&mut self, at: usize) {
+        let UnitChange { id, base, bytes, .. } = self.changes.remove(at);
+        if base != self.unit.version {
+            return self.connection.on_unit_answer(id, UnitAnswer::Stale, &mut self.out);
+        }
+        self.made.push((id, base.next()));
+        self.remember(&bytes);
+    }
+
+    /// A new version of what the unit remembers.
+    fn remember(&mut self, bytes: &[u8]) {
+        let state = UnitState { version: self.unit.version.next(), bytes: bytes.into() };
+        self.unit = UnitSnapshot::read(&state).expect("what was written can be read");
+        self.told += 1;
+        self.connection.on_unit(self.unit.version.0, &self.unit, &mut self.out);
+    }
+
+    fn on_unit_quiet(&mut self, number: u64) {
+        self.told = self.told.checked_sub(1).expect("said once");
+        if let Some(at) = self.made.iter().position(|(_, made)| made.0 == number) {
+            let (id, _) = self.made.swap_remove(at);
+            self.connection.on_unit_answer(id, UnitAnswer::Done, &mut self.out);
+        }
+    }
+
+    /// Another initiator registers, reserves, preempts, or changes the mode.
+    fn rival(&mut self, choices: &mut Choices<'_>) {
+        let initiator = InitiatorPort { name: "iqn.b".into(), isid: Some([0x80, 0, 0, 0, 0, 1]) };
+        let target = &config(false).scsi;
+        let rival = Nexus::new(target, initiator, self.unit.memory.clone());
+        let action = choices.byte() % 10;
+        let (mut cdb, mut list) = ([0; 16], [0; 24]);
+        (list[7], list[15]) = (choices.byte() % 4, choices.byte() % 4);
+        match action {
+            0..8 => {
+                let kind = choices.byte() % 9;
+                (cdb[0], cdb[1], cdb[2], cdb[8]) = (0x5F, action, kind, 24);
+            }
+            8 => cdb[0] = 0x16,
+            _ => {
+                (cdb[0], cdb[1], cdb[4]) = (0x15, 0x11, 16);
+                let values = choices.byte();
+                list[4..16].copy_from_slice(&[
+                    0x0A,
+                    10,
+                    values & 4,
+                    0x10,
+                    values & 8,
+                    values & 0x40,
+                    0,
+                    0,
+                    0xFF,
+                    0xFF,
+                    0,
+                    0,
+                ]);
+            }
+        }
+        let mut bytes = Vec::new();
+        let list = if cdb[0] == 0x15 { &list[..16] } else { &list[..] };
+        let outcome = target.execute_with_data(&rival, [0; 8], &cdb, list, &mut bytes);
+        if outcome == Outcome::ChangeUnit {
+            self.remember(&bytes);
+        }
+    }
+
     /// Something other than bytes happens.
     fn happen(&mut self, choices: &mut Choices<'_>) {
-        match choices.byte() % 8 {
+        match choices.byte() % 10 {
+            8 => self.rival(choices),
+            9 if !self.changes.is_empty() => {
+                let at = choices.below(self.changes.len());
+                if choices.byte() < 250 {
+                    self.decide(at);
+                } else {
+                    let change = self.changes.remove(at);
+                    self.connection.on_unit_answer(change.id, UnitAnswer::NotServing, &mut self.out);
+                }
+            }
             0 | 1 if !self.pending.is_empty() => {
                 let at = choices.below(self.pending.len());
                 let request = self.pending.swap_remove(at);
@@ -434,6 +532,11 @@ impl World {
             self.complete(request, BlockStatus::Good);
             self.drain();
         }
+        while !self.changes.is_empty() {
+            self.decide(0);
+            self.drain();
+        }
+        assert_eq!(self.told, 0, "every memory was acknowledged");
         assert!(self.connection.is_idle(), "the session is gone");
         assert!(self.pool.taken.is_empty(), "{} buffers were kept", self.pool.taken.len());
         assert_eq!(self.locks, 0, "every lock was given back");
@@ -612,6 +715,72 @@ pub fn cdb(data: &[u8]) {
         let data = vec![choices.byte(); immediate];
         bhs[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
         world.ahs_pdu(bhs, ahs, &data);
+    }
+    world.end();
+}
+
+/// PERSISTENT RESERVE IN and OUT, RESERVE, RELEASE and MODE SELECT, with lists that nearly make sense, while a rival does
+/// the same.
+pub fn reservations(data: &[u8]) {
+    let mut choices = Choices(data);
+    let mut world = World::logged_in("");
+    world.prompt = choices.byte() % 2 == 0;
+    while !choices.is_empty() && !world.closed {
+        let mut bhs = [0; 48];
+        (bhs[0], bhs[1]) = (0x01, 0xA0);
+        world.itt = world.itt % 250 + 1;
+        bhs[19] = world.itt;
+        bhs[24..28].copy_from_slice(&world.cmd_sn.to_be_bytes());
+        let mut list = vec![0; 24];
+        match choices.byte() % 8 {
+            0 | 1 => {
+                world.happen(&mut choices);
+                continue;
+            }
+            2 => {
+                world.rival(&mut choices);
+                world.run();
+                continue;
+            }
+            3 => {
+                bhs[1] = 0xC0;
+                (bhs[22], bhs[32], bhs[33], bhs[39]) = (8, 0x5E, choices.byte() % 5, 8);
+                list.clear();
+            }
+            4 => {
+                bhs[1] = 0x80;
+                bhs[32] = [0x16, 0x17, 0x56, 0x57, 0x28, 0x2A][choices.below(6)];
+                list.clear();
+            }
+            _ => {
+                bhs[32] = 0x5F;
+                (bhs[33], bhs[34]) = (choices.byte() % 9, choices.byte() % 10);
+                (list[7], list[15]) = (choices.byte() % 4, choices.byte() % 4);
+                list[20] = choices.byte() & 0x0D;
+                if bhs[33] == 7 || list[20] & 8 != 0 {
+                    let text = [&b"iqn.b,i,0x800000000001"[..], b"iqn.b", b"eui.c,i,0x00023d000001"]
+                        [choices.below(3)];
+                    let mut id = vec![if text.len() > 5 { 0x45 } else { 0x05 }, 0, 0, 24];
+                    id.extend(text);
+                    id.resize(28, 0);
+                    if bhs[33] == 7 {
+                        (list[17], list[19], list[20]) = (choices.byte() % 4, choices.byte() % 3, 0);
+                        list[23] = id.len() as u8;
+                    } else {
+                        list.extend((id.len() as u32).to_be_bytes());
+                    }
+                    list.extend(id);
+                }
+                if choices.byte() % 8 == 0 {
+                    let at = choices.below(list.len());
+                    list[at] = choices.byte();
+                }
+                bhs[40] = list.len() as u8;
+                bhs[23] = list.len() as u8;
+            }
+        }
+        bhs[5..8].copy_from_slice(&(list.len() as u32).to_be_bytes()[1..]);
+        world.pdu(bhs, &list);
     }
     world.end();
 }

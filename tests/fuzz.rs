@@ -66,3 +66,8 @@ fn cdb() {
 fn parameters() {
     run(harness::parameters, 2500);
 }
+
+#[test]
+fn reservations() {
+    run(harness::reservations, 2500);
+}

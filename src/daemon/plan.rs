@@ -56,6 +56,8 @@ pub fn target(
     let peer = config.peer_of(node).filter(|_| alua);
     unit.provisioning = config.target.provisioning;
     unit.read_only = config.target.read_only;
+    // Until the engine keeps it.
+    unit.remembers = false;
     let port = TargetPort {
         target_name: name.clone(),
         portal_group_tag: group,

@@ -20,12 +20,12 @@ use super::registry::{CONNECTIONS_MAX, Entrant, Registry, SessionInfo};
 use super::resets::Resets;
 use super::sockets;
 use super::stream::{Inbound, Met, SendBatch};
-use crate::block::BlockCompletion;
+use crate::block::{BlockCompletion, UnitAnswer};
 use crate::iscsi::bhs::Bhs;
 use crate::iscsi::chap::Entropy;
 use crate::iscsi::{
     Arrival, CloseReason, Connection, Effect, NexusName, Origin, Outbox, Reset, ResetId, SendData, Service,
-    TargetConfig,
+    TargetConfig, UnitSnapshot,
 };
 use crate::scsi::Leader;
 use crate::time::{Duration as CoreDuration, Instant, earliest};
@@ -90,6 +90,7 @@ pub struct TargetDriver {
     accept_again: Option<Instant>,
     turned_away: TurnedAway,
     resets: Resets,
+    unit: UnitSnapshot,
 }
 
 /// Connections that were not taken, told once in a while.
@@ -117,6 +118,7 @@ impl TargetDriver {
             accept_again: None,
             turned_away: TurnedAway::default(),
             resets: Resets::new(shards),
+            unit: UnitSnapshot::empty(),
         }
     }
 
@@ -315,7 +317,7 @@ impl TargetDriver {
         let now = plumbing.now;
         let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
         conn.core.set_shard(shard);
-        conn.core.on_admitted(now, tsih, &mut self.out);
+        conn.core.on_admitted(now, tsih, &self.unit, &mut self.out);
         conn.core.on_leader(self.leader);
         self.drain(number, plumbing);
         self.pump(number, plumbing);
@@ -641,7 +643,7 @@ impl TargetDriver {
         let mut out = std::mem::take(&mut self.out);
         let mut full_feature = None;
         let (mut begun, mut quiet) = (Vec::new(), Vec::new());
-        let mut examined = Vec::new();
+        let (mut examined, mut unkept) = (Vec::new(), Vec::new());
         let conn = self.conn(number);
         for effect in out.effects.drain(..) {
             match effect {
@@ -659,6 +661,9 @@ impl TargetDriver {
                 }
                 Effect::Reset { reset, ticket } => begun.push((ticket, reset)),
                 Effect::ResetQuiet(id) => quiet.push(id),
+                // Nobody keeps the unit's memory yet, and nobody is told of a change.
+                Effect::ChangeUnit(change) => unkept.push(change.id),
+                Effect::UnitQuiet(_) => {}
                 Effect::Close { reason } => {
                     log::info!("connection of {} ends: {reason}", conn.name());
                     if conn.phase != Phase::Ended {
@@ -674,6 +679,11 @@ impl TargetDriver {
             let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
             let mut pool = plumbing.pool.purpose(Purpose::Target);
             conn.core.on_examined(id, found, &mut pool, &mut self.out);
+            self.drain(number, plumbing);
+        }
+        for id in unkept {
+            let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
+            conn.core.on_unit_answer(id, UnitAnswer::NotServing, &mut self.out);
             self.drain(number, plumbing);
         }
         if let Some(entrant) = full_feature {

@@ -243,9 +243,16 @@ impl Session {
     }
 
     /// Begins to give back what a parameter list names, which has been checked.
-    pub(super) fn start_unmap(&mut self, slot: Slot, lu: LuIndex, descriptors: u16, out: &mut Outbox) {
+    pub(super) fn start_unmap(
+        &mut self,
+        slot: Slot,
+        lu: LuIndex,
+        descriptors: u16,
+        fua: bool,
+        out: &mut Outbox,
+    ) {
         let kind = ActionKind::Zero { unmap: true };
-        let action = Action { lu, range: BlockRange::default(), kind, fua: false };
+        let action = Action { lu, range: BlockRange::default(), kind, fua };
         let task = self.tasks.get_mut(slot);
         task.work = Work::Act;
         task.lu = lu;

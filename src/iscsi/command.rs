@@ -1,7 +1,5 @@
 //! SCSI commands: admission, execution, and results that need no media access.
 
-use alloc::vec::Vec;
-
 use crate::scsi::{AdditionalSense, LuIndex, Outcome, SenseData, SenseKey};
 use crate::units::Pool;
 
@@ -83,6 +81,13 @@ impl Session {
                 Flow::Skip(padded(data))
             }
             Outcome::Act(action) => self.start_action(slot, command, action, data, pool, out),
+            Outcome::ChangeUnit => {
+                let task = self.tasks.get_mut(slot);
+                task.cdb = command.cdb;
+                task.residual = Residual::between(command.expected, 0);
+                self.start_change(slot, data_in, out);
+                Flow::Skip(padded(data))
+            }
             Outcome::Unmap { .. } => {
                 let sense = SenseData::INTERNAL_TARGET_FAILURE;
                 self.refuse(slot, command, Ending::Check(sense), data, out)
@@ -189,23 +194,19 @@ impl Session {
     pub(super) fn execute_list(&mut self, slot: Slot, out: &mut Outbox) {
         let task = self.tasks.get_mut(slot);
         let list = core::mem::take(&mut task.list);
-        let mut data_in = Vec::new();
-        let outcome =
-            self.config.target(self.grant).execute_with_data(task.lun, &task.cdb, &list, &mut data_in);
-        task.list = list;
-        let ending = match outcome {
-            Outcome::Unmap { lu, descriptors } => return self.start_unmap(slot, lu, descriptors, out),
-            Outcome::Done => Ending::Good,
-            Outcome::Check(sense) => Ending::Check(sense),
-            Outcome::Status(status) => Ending::Status(status),
-            // No other command with a parameter list touches blocks.
-            Outcome::Read { .. }
-            | Outcome::Write { .. }
-            | Outcome::Flush { .. }
-            | Outcome::Act(_)
-            | Outcome::NeedData { .. } => Ending::Check(SenseData::INTERNAL_TARGET_FAILURE),
-        };
-        task.fail(ending);
-        self.respond(slot, out);
+        let (lun, cdb) = (task.lun, task.cdb);
+        let mut data_in = core::mem::take(&mut self.data_in);
+        let target = self.config.target(self.grant);
+        let outcome = target.execute_with_data(&self.nexus, lun, &cdb, &list, &mut data_in);
+        self.tasks.get_mut(slot).list = list;
+        match outcome {
+            Outcome::Unmap { lu, descriptors, fua } => self.start_unmap(slot, lu, descriptors, fua, out),
+            Outcome::ChangeUnit => self.start_change(slot, &data_in, out),
+            outcome => {
+                self.tasks.get_mut(slot).fail(Ending::of(&outcome));
+                self.respond(slot, out);
+            }
+        }
+        self.data_in = data_in;
     }
 }

@@ -10,12 +10,13 @@
 //!
 //! Absent on purpose: more than one connection of a session.
 
+use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 
-use crate::block::BlockStatus;
-use crate::scsi::Leader;
+use crate::block::{BlockStatus, UnitAnswer};
+use crate::scsi::{InitiatorPort, Leader};
 use crate::time::Instant;
 use crate::units::{Pool, RequestId, ShardId};
 use crate::wire::SerialNumber;
@@ -29,6 +30,7 @@ use super::login::{Login, LoginStatus};
 use super::receive::{Current, Receive};
 use super::reset::{Reset, ResetId};
 use super::session::{Session, Start};
+use super::unit::UnitSnapshot;
 
 /// Where a connection's block requests come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,8 +175,8 @@ impl Connection {
     }
 
     /// The driver has registered the nexus and an older session of it is gone: tell the initiator. `tsih` is the
-    /// session's, not 0.
-    pub fn on_admitted(&mut self, now: Instant, tsih: u16, out: &mut Outbox) {
+    /// session's, not 0; `unit` the newest memory of the logical unit that the shard has.
+    pub fn on_admitted(&mut self, now: Instant, tsih: u16, unit: &UnitSnapshot, out: &mut Outbox) {
         let phase = core::mem::replace(&mut self.phase, Phase::Over(None));
         let Phase::Admission(admission) = phase else {
             // Closed in the meantime.
@@ -185,7 +187,10 @@ impl Connection {
         self.send_login(&request, &reply, tsih, stat_sn, out);
         let Parameters { header_digest: header, data_digest: data, .. } = agreement.parameters;
         self.digests = Digests { header, data };
+        let name = agreement.initiator.as_str().to_owned();
         let start = Start {
+            initiator: InitiatorPort { name, isid: Some(agreement.isid) },
+            unit: unit.clone(),
             parameters: agreement.parameters,
             discovery: agreement.discovery,
             // A session that goes on over a new connection has lost its tasks, not its nexus.
@@ -195,7 +200,7 @@ impl Connection {
             cmd_sn: request.cmd_sn,
             stat_sn: stat_sn.next(),
         };
-        let session = Session::new(Arc::clone(&self.config), self.origin, &start, now);
+        let session = Session::new(Arc::clone(&self.config), self.origin, start, now);
         self.phase = Phase::Full(Box::new(session));
     }
 
@@ -229,6 +234,31 @@ impl Connection {
             session.on_reset_done(ticket, out);
         }
         self.finish(out);
+    }
+
+    /// The logical unit's memory has changed. Answered by [`Effect::UnitQuiet`] with this number, perhaps at once, perhaps after the
+    /// connection is closed; exactly once.
+    pub fn on_unit(&mut self, number: u64, unit: &UnitSnapshot, out: &mut Outbox) {
+        match &mut self.phase {
+            Phase::Full(session) | Phase::Over(Some(session)) => session.on_unit(number, unit, out),
+            _ => out.push(Effect::UnitQuiet(number)),
+        }
+        self.drop_aborted(out);
+        self.finish(out);
+    }
+
+    /// What became of an [`Effect::ChangeUnit`]. Also after the connection closed, until [`is_idle`](Self::is_idle). After
+    /// [`UnitAnswer::Done`] is said, `on_unit` has been called with that version or a newer one.
+    pub fn on_unit_answer(&mut self, id: RequestId, answer: UnitAnswer, out: &mut Outbox) {
+        let result = match &mut self.phase {
+            Phase::Full(session) | Phase::Over(Some(session)) => session.on_unit_answer(id, answer, out),
+            _ => panic!("a change of no session was answered"),
+        };
+        if let Err(reason) = result {
+            self.close(reason, out);
+        }
+        self.finish(out);
+        self.bury();
     }
 
     /// TCP is gone. Buffers come back as the block requests that use them end.

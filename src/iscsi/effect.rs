@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::block::{BlockRequest, BufSlice};
+use crate::block::{BlockRequest, BufSlice, UnitChange};
 use crate::units::{BufId, RequestId};
 
 use super::bhs::{Bhs, pad_of};
@@ -106,6 +106,10 @@ pub enum Effect {
     Reset { reset: Reset, ticket: u32 },
     /// What `on_reset` was told of is done as far as this connection goes.
     ResetQuiet(ResetId),
+    /// Have the unit's memory changed; answer with `on_unit_answer`, exactly once.
+    ChangeUnit(UnitChange),
+    /// What `on_unit` told of, by its number, is done as far as this connection goes.
+    UnitQuiet(u64),
     /// Close the TCP connection after everything before this was sent, then call `on_closed`.
     Close { reason: CloseReason },
 }

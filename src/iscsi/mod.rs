@@ -38,6 +38,7 @@ mod session;
 mod task;
 mod task_management;
 mod text;
+mod unit;
 mod write;
 
 pub use access::{Access, BadView, Grant, NamePattern, Network, Rule, View};
@@ -49,6 +50,7 @@ pub use login::LoginStatus;
 pub use name::{BadName, InitiatorName, NAME_BYTES_MAX, is_iscsi_name};
 pub use receive::BYTES_DEMAND_MAX;
 pub use reset::{Reset, ResetId};
+pub use unit::UnitSnapshot;
 
 #[cfg(test)]
 mod tests;

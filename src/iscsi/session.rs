@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
-use crate::scsi::{Nexus, SENSE_BYTES_MAX, SenseData, Status, UnitAttention};
+use crate::scsi::{InitiatorPort, Nexus, SENSE_BYTES_MAX, SenseData, SenseFormat, Status, UnitAttention};
 use crate::time::{Duration, Instant, earliest};
 use crate::units::{BlockRange, CHUNK_BYTES, Lba, Pool, RequestId};
 use crate::wire::SerialNumber;
@@ -19,7 +19,7 @@ use crate::wire::SerialNumber;
 use super::access::Grant;
 use super::action::ACTION_PIECE;
 use super::attribute::Held;
-use super::bhs::{Bhs, Sequence, pad_of};
+use super::bhs::{Bhs, Lun, Sequence, pad_of};
 use super::command_window::{Admission, CommandWindow};
 use super::config::TargetConfig;
 use super::connection::Origin;
@@ -30,6 +30,7 @@ use super::pdu::{self, Numbers, RejectReason};
 use super::task::{CHUNK_SHIFT, Ending, Expecting, SLOTS_MAX, Slot, SlotSet, Task, TaskSet, Work};
 use super::task_management::Management;
 use super::text::TextExchange;
+use super::unit::{Changes, UnitSnapshot};
 
 /// What the connection does with the rest of a PDU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +72,9 @@ pub(super) struct Session {
     pub(super) window: CommandWindow,
     stat_sn: SerialNumber,
     pub(super) nexus: Nexus,
+    pub(super) changes: Changes,
+    /// The connection has ended.
+    pub(super) over: bool,
     pub(super) tasks: TaskSet,
     /// Tasks that wait for a buffer, in order.
     pub(super) waiting: VecDeque<Slot>,
@@ -102,6 +106,8 @@ pub(super) const FLUSH_PIECE: u16 = u16::MAX;
 
 /// What a login hands over.
 pub(super) struct Start {
+    pub(super) initiator: InitiatorPort,
+    pub(super) unit: UnitSnapshot,
     pub(super) parameters: Parameters,
     pub(super) discovery: bool,
     /// The session goes on over a new connection.
@@ -113,14 +119,15 @@ pub(super) struct Start {
 }
 
 impl Session {
-    pub(super) fn new(config: Arc<TargetConfig>, origin: Origin, start: &Start, now: Instant) -> Self {
+    pub(super) fn new(config: Arc<TargetConfig>, origin: Origin, start: Start, now: Instant) -> Self {
         let limits = config.limits;
         let slots = usize::from(limits.window) + usize::from(limits.immediate);
         assert!(slots <= SLOTS_MAX, "window and immediate commands exceed the task slots");
         // A discovery session executes nothing.
         let target = config.target(start.grant);
         let bytes = if start.discovery { 0 } else { target.max_data_bytes() + CHUNK_BYTES as u32 };
-        let mut nexus = Nexus::new(target);
+        let UnitSnapshot { version, memory } = start.unit;
+        let mut nexus = Nexus::new(target, start.initiator, memory);
         if start.reinstated {
             nexus.post_all(UnitAttention::NexusLoss);
         }
@@ -133,6 +140,8 @@ impl Session {
             window: CommandWindow::new(start.cmd_sn, limits.window),
             stat_sn: start.stat_sn,
             nexus,
+            changes: Changes::new(version),
+            over: false,
             tasks: TaskSet::new(if start.discovery { 0 } else { slots }, bytes),
             waiting: VecDeque::with_capacity(slots),
             held: 0,
@@ -242,7 +251,7 @@ impl Session {
             Work::Write => self.chunk_written(slot, piece, out),
             Work::Flush => self.respond(slot, out),
             Work::Act => self.action_done(slot, out),
-            Work::List | Work::Refused => unreachable!("these have no block requests"),
+            Work::List | Work::Change | Work::Refused => unreachable!("these have no block requests"),
         }
     }
 
@@ -394,7 +403,7 @@ impl Session {
             let satisfied = match self.tasks.get(slot).work {
                 Work::Read => self.acquire_read(slot, pool, out),
                 Work::Write => self.ask_for_data(slot, pool, out),
-                Work::List | Work::Flush | Work::Act | Work::Refused => {
+                Work::List | Work::Flush | Work::Act | Work::Change | Work::Refused => {
                     unreachable!("these wait for no buffers")
                 }
             };
@@ -430,13 +439,21 @@ impl Session {
             }
             Ending::Check(sense) => {
                 let mut bytes = [0; SENSE_BYTES_MAX];
-                let len = sense.encode(self.config.target(self.grant).sense_format(lun), &mut bytes);
+                let len = sense.encode(self.sense_format(lun), &mut bytes);
                 let mut data = [0; 2 + SENSE_BYTES_MAX];
                 data[..2].copy_from_slice(&(len as u16).to_be_bytes());
                 data[2..2 + len].copy_from_slice(&bytes[..len]);
                 let header = pdu::scsi_response(itt, numbers, 2, residual, data_ins);
                 out.send_bytes(header, &data[..2 + len]);
             }
+        }
+    }
+
+    /// Of an answer at this LUN: a unit that is not there has no mode parameters.
+    fn sense_format(&self, lun: Lun) -> SenseFormat {
+        match self.config.target(self.grant).find(lun) {
+            Some(_) => self.nexus.sense_format(),
+            None => SenseFormat::Fixed,
         }
     }
 
@@ -550,11 +567,13 @@ impl Session {
             }
         }
         self.abort_where(|_| true, out);
+        self.over = true;
+        self.give_back_reservation(out);
     }
 
     /// Nothing is in flight and no task is live.
     pub(super) fn is_quiet(&self) -> bool {
-        self.tasks.is_empty()
+        self.tasks.is_empty() && self.changes.is_empty()
     }
 }
 

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::block::BufSlice;
-use crate::scsi::{LuIndex, SenseData, Status};
+use crate::scsi::{LuIndex, Outcome, SenseData, Status};
 use crate::units::{BlockRange, BufId, CHUNK_BYTES};
 
 use super::action::Program;
@@ -34,6 +34,8 @@ pub enum Work {
     Flush,
     /// Initiator to media or to nowhere, by a program.
     Act,
+    /// A change of what the unit remembers.
+    Change,
     /// The result stands; unsolicited data is still to come and is dropped (RFC 7143 §11.4.2).
     Refused,
 }
@@ -44,6 +46,18 @@ pub enum Ending {
     Good,
     Check(SenseData),
     Status(Status),
+}
+
+impl Ending {
+    /// The end of a command whose outcome is a result. Any other outcome is a fault of the target.
+    pub fn of(outcome: &Outcome) -> Self {
+        match *outcome {
+            Outcome::Done => Self::Good,
+            Outcome::Check(sense) => Self::Check(sense),
+            Outcome::Status(status) => Self::Status(status),
+            _ => Self::Check(SenseData::INTERNAL_TARGET_FAILURE),
+        }
+    }
 }
 
 /// Task attribute (SAM-5 §8.6).

@@ -41,6 +41,15 @@ pub(super) enum Pending {
     },
     /// A function of another session.
     Reset(ResetId),
+    /// A new memory of the unit, by the driver's number.
+    Unit(u64),
+}
+
+impl Pending {
+    /// It is answered to the driver, whatever becomes of the session.
+    fn is_of_others(self) -> bool {
+        matches!(self, Self::Reset(_) | Self::Unit(_))
+    }
 }
 
 /// An answer that waits.
@@ -69,7 +78,7 @@ impl Management {
 
     /// This session's initiator waits for no answer any more. Others do.
     pub(super) fn forget(&mut self) {
-        self.waiting.retain(|waiting| matches!(waiting.pending, Pending::Reset(_)));
+        self.waiting.retain(|waiting| waiting.pending.is_of_others());
     }
 
     pub(super) fn others_are_quiet(&mut self, ticket: u32) {
@@ -82,7 +91,7 @@ impl Management {
 
     /// Functions and logouts of this session that wait.
     fn own(&self) -> usize {
-        self.waiting.iter().filter(|waiting| !matches!(waiting.pending, Pending::Reset(_))).count()
+        self.waiting.iter().filter(|waiting| !waiting.pending.is_of_others()).count()
     }
 }
 
@@ -191,6 +200,7 @@ impl Session {
             }
             Pending::Logout { itt } => self.logged_out(itt, out),
             Pending::Reset(id) => self.quiet_for(id, out),
+            Pending::Unit(number) => out.push(Effect::UnitQuiet(number)),
         }
     }
 

@@ -23,10 +23,16 @@ pub enum UnitAttention {
     ModeParametersChanged = 6,
     AccessStateChanged = 7,
     ReportedLunsChanged = 8,
+    /// CLEAR by another nexus: registrations and reservation are gone.
+    ReservationsPreempted = 9,
+    /// PREEMPT by another nexus took this one's registration.
+    RegistrationsPreempted = 10,
+    /// A reservation that let registrants do more has ended, or changed its type.
+    ReservationsReleased = 11,
 }
 
 /// All kinds, the highest precedence first.
-const KINDS: [UnitAttention; 9] = [
+const KINDS: [UnitAttention; 12] = [
     UnitAttention::PowerOnOrReset,
     UnitAttention::TargetReset,
     UnitAttention::LogicalUnitReset,
@@ -36,6 +42,9 @@ const KINDS: [UnitAttention; 9] = [
     UnitAttention::ModeParametersChanged,
     UnitAttention::AccessStateChanged,
     UnitAttention::ReportedLunsChanged,
+    UnitAttention::ReservationsPreempted,
+    UnitAttention::RegistrationsPreempted,
+    UnitAttention::ReservationsReleased,
 ];
 
 impl UnitAttention {
@@ -50,6 +59,9 @@ impl UnitAttention {
             Self::ModeParametersChanged => AdditionalSense::MODE_PARAMETERS_CHANGED,
             Self::AccessStateChanged => AdditionalSense::ASYMMETRIC_ACCESS_STATE_CHANGED,
             Self::ReportedLunsChanged => AdditionalSense::REPORTED_LUNS_DATA_HAS_CHANGED,
+            Self::ReservationsPreempted => AdditionalSense::RESERVATIONS_PREEMPTED,
+            Self::RegistrationsPreempted => AdditionalSense::REGISTRATIONS_PREEMPTED,
+            Self::ReservationsReleased => AdditionalSense::RESERVATIONS_RELEASED,
         };
         SenseData::new(SenseKey::UnitAttention, additional)
     }
@@ -93,6 +105,13 @@ impl Attentions {
 
     pub fn clear(&mut self, attention: UnitAttention) {
         self.pending &= !attention.bit();
+    }
+
+    /// Takes the condition to report now, if it is one that comes before RESERVATION CONFLICT (SAM-5 §5.3.3).
+    pub fn take_reset(&mut self) -> Option<UnitAttention> {
+        let first = KINDS.into_iter().find(|kind| self.has(*kind) && kind.is_reset())?;
+        self.clear(first);
+        Some(first)
     }
 
     /// Takes the condition to report now.

@@ -7,6 +7,8 @@
 
 use super::logical_unit::LogicalUnit;
 use super::opcodes::{self, Operation, OperationSpec, Unknown};
+use super::reservation::out::ReserveOut;
+use super::reservation::report::InAction;
 use super::sense::SenseData;
 use crate::units::Lba;
 
@@ -77,7 +79,19 @@ pub enum Command {
         self_test: bool,
         parameter_bytes: u32,
     },
-    PreventAllowMediumRemoval,
+    PreventAllowMediumRemoval {
+        /// PREVENT, 0..=3.
+        prevent: u8,
+    },
+    /// RESERVE(6) or RESERVE(10).
+    Reserve,
+    /// RELEASE(6) or RELEASE(10).
+    Release,
+    PersistentReserveIn {
+        action: InAction,
+        allocation: u32,
+    },
+    PersistentReserveOut(ReserveOut),
     PreFetch {
         lba: Lba,
         /// Zero: up to the last block.
@@ -251,7 +265,8 @@ fn decode_if(cdb: &[u8], supported: impl Fn(Operation) -> bool) -> Result<Comman
 }
 
 fn decode_fields(row: &OperationSpec, cdb: &Fields) -> Result<Command, SenseData> {
-    if let Some(command) = decode_access(row.operation, cdb) {
+    let simple = decode_access(row.operation, cdb).or_else(|| decode_reservation(row.operation, cdb));
+    if let Some(command) = simple {
         return Ok(command);
     }
     match decode_block_command(row.operation, cdb) {
@@ -325,6 +340,23 @@ fn decode_access(operation: Operation, cdb: &Fields) -> Option<Command> {
     })
 }
 
+fn decode_reservation(operation: Operation, cdb: &Fields) -> Option<Command> {
+    Some(match operation {
+        Operation::Reserve6 | Operation::Reserve10 => Command::Reserve,
+        Operation::Release6 | Operation::Release10 => Command::Release,
+        Operation::PersistentReserveIn(action) => {
+            Command::PersistentReserveIn { action, allocation: cdb.u16(7) }
+        }
+        Operation::PersistentReserveOut(action) => Command::PersistentReserveOut(ReserveOut {
+            action,
+            scope: cdb.0[2] >> 4,
+            kind: cdb.0[2] & 0x0F,
+            parameter_bytes: cdb.u32(5),
+        }),
+        _ => return None,
+    })
+}
+
 fn decode_other(operation: Operation, cdb: &Fields) -> Result<Command, SenseData> {
     Ok(match operation {
         Operation::TestUnitReady => Command::TestUnitReady,
@@ -372,7 +404,9 @@ fn decode_other(operation: Operation, cdb: &Fields) -> Result<Command, SenseData
             self_test: cdb.bit(1, 2),
             parameter_bytes: cdb.u16(3),
         },
-        Operation::PreventAllowMediumRemoval => Command::PreventAllowMediumRemoval,
+        Operation::PreventAllowMediumRemoval => {
+            Command::PreventAllowMediumRemoval { prevent: cdb.0[4] & 0x03 }
+        }
         Operation::ReadDefectData10 => {
             Command::ReadDefectData { form: DefectForm::Ten, wanted: cdb.0[2], allocation: cdb.u16(7) }
         }

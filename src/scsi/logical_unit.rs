@@ -9,7 +9,7 @@ use super::cdb::{Access, DefectForm};
 use super::data_in::{DataIn, truncate};
 use super::identity::{DeviceIdentity, IdentityError};
 use super::opcodes::Operation;
-use super::sense::{SenseData, SenseFormat};
+use super::sense::SenseData;
 use super::target::{LuIndex, Outcome};
 use crate::units::{BlockRange, Geometry, Lba};
 
@@ -30,6 +30,8 @@ pub struct LogicalUnit {
     pub provisioning: Provisioning,
     /// Every command that would change the medium is refused with 27/00.
     pub read_only: bool,
+    /// Is the [`UnitMemory`](super::UnitMemory) kept? Without that there are no reservations, and no mode parameter changes.
+    pub remembers: bool,
 }
 
 /// Whether initiators may give blocks back (SBC-3 §4.7).
@@ -70,6 +72,7 @@ impl LogicalUnit {
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             provisioning: Provisioning::default(),
             read_only: false,
+            remembers: true,
         })
     }
 
@@ -80,11 +83,6 @@ impl LogicalUnit {
     /// Most blocks of one READ or WRITE, the MAXIMUM TRANSFER LENGTH of VPD page B0h.
     pub fn max_transfer_blocks(&self) -> u32 {
         self.max_transfer_bytes >> self.geometry.block_shift
-    }
-
-    /// The sense format that D_SENSE of the Control mode page selects.
-    pub fn sense_format(&self) -> SenseFormat {
-        SenseFormat::Fixed
     }
 
     /// Checks a READ or WRITE against size and limits.
@@ -172,9 +170,12 @@ impl LogicalUnit {
         truncate(data_in, allocation);
     }
 
-    /// Does this disk have the command? Giving blocks back belongs to thin provisioning.
+    /// Does this disk have the command? Giving blocks back belongs to thin provisioning, reserving to remembering.
     pub(super) fn supports(&self, operation: Operation) -> bool {
-        operation != Operation::Unmap || self.is_thin()
+        match operation {
+            Operation::Unmap => self.is_thin(),
+            _ => self.remembers || !operation.changes_reservations(),
+        }
     }
 
     /// START STOP UNIT (SBC-3 §5.20). The disk is shared by initiators and never spins down: a stop, or a move to a

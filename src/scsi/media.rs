@@ -215,7 +215,11 @@ impl LogicalUnit {
         if total > u64::from(UNMAP_BLOCKS_MAX) {
             return Err(SenseData::invalid_parameter(8));
         }
-        Ok(if total == 0 { Outcome::Done } else { Outcome::Unmap { lu, descriptors: count as u16 } })
+        Ok(if total == 0 {
+            Outcome::Done
+        } else {
+            Outcome::Unmap { lu, descriptors: count as u16, fua: false }
+        })
     }
 
     /// GET LBA STATUS (SBC-3 §5.5): one descriptor up to the end. Whether a block has room of its own below is not

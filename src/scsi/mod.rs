@@ -4,7 +4,8 @@
 //! [`Outcome`]; the iSCSI side moves the data. Nothing here knows a PDU, a buffer or a disk.
 //!
 //! A [`Target`] is immutable, so every shard has its own copy. What belongs to one initiator's session is its
-//! [`Nexus`]. Bad CDBs and parameter lists end as [`SenseData`], never as a panic.
+//! [`Nexus`]; what all sessions on both nodes share and change is the [`UnitMemory`]: reservations, mode parameters,
+//! resets. Bad CDBs and parameter lists end as [`SenseData`], never as a panic.
 
 mod alua;
 mod attention;
@@ -17,11 +18,14 @@ mod logical_unit;
 mod lun;
 mod media;
 mod mode;
+mod nexus;
 mod opcodes;
+mod reservation;
 mod sense;
 mod status;
 mod supported;
 mod target;
+mod unit_memory;
 mod vital_product;
 
 pub use alua::{Leader, PeerPort};
@@ -31,11 +35,18 @@ pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, TARGET_NAME_MAX};
 pub use logical_unit::{LogicalUnit, MAX_TRANSFER_BYTES, Provisioning};
 pub use lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
 pub use media::{Action, ActionKind, unmap_descriptor};
+pub use mode::ModeValues;
+pub use nexus::{Ended, Nexus};
+pub use reservation::conflict::Standing;
+pub use reservation::out::{OutAction, ReserveOut};
+pub use reservation::report::InAction;
+pub use reservation::{InitiatorPort, NexusId, REGISTRATIONS_MAX};
 pub use sense::{
     AdditionalSense, FIXED_SENSE_BYTES, FieldPointer, SENSE_BYTES_MAX, SenseData, SenseFormat, SenseKey,
 };
 pub use status::Status;
-pub use target::{LOGICAL_UNITS_MAX, LuIndex, Nexus, Outcome, Target, TargetError, TargetPort};
+pub use target::{LOGICAL_UNITS_MAX, LuIndex, Outcome, Target, TargetError, TargetPort};
+pub use unit_memory::{BadUnitMemory, ResetKind, TooLarge, UnitMemory};
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,9 @@
 //! One table serves three readers: finding the operation, refusing reserved bits, and REPORT SUPPORTED OPERATION
 //! CODES. So what the device reports is what it does.
 
+use super::reservation::out::OutAction;
+use super::reservation::report::InAction;
+
 /// A command of the table, by its name in SPC-4 and SBC-3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -50,6 +53,27 @@ pub enum Operation {
     GetLbaStatus,
     OrWrite16,
     WriteAtomic16,
+    Reserve6,
+    Release6,
+    Reserve10,
+    Release10,
+    PersistentReserveIn(InAction),
+    PersistentReserveOut(OutAction),
+}
+
+impl Operation {
+    /// Does it need a unit state that can be kept?
+    pub fn changes_reservations(self) -> bool {
+        matches!(
+            self,
+            Self::Reserve6
+                | Self::Release6
+                | Self::Reserve10
+                | Self::Release10
+                | Self::PersistentReserveIn(_)
+                | Self::PersistentReserveOut(_)
+        )
+    }
 }
 
 /// One row of the table.
@@ -108,13 +132,38 @@ const fn row(operation: Operation, usage: &'static [u8]) -> OperationSpec {
     OperationSpec::new(operation, usage[0], None, usage)
 }
 
+const fn reserve_in(action: InAction) -> OperationSpec {
+    let usage: &[u8] = match action {
+        InAction::ReadKeys => &[0x5E, 0x00, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0],
+        InAction::ReadReservation => &[0x5E, 0x01, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0],
+        InAction::ReportCapabilities => &[0x5E, 0x02, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0],
+        InAction::ReadFullStatus => &[0x5E, 0x03, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0],
+    };
+    OperationSpec::new(Operation::PersistentReserveIn(action), 0x5E, Some(action as u8), usage)
+}
+
+/// SCOPE and TYPE are ignored where they mean nothing, so they may always be set.
+const fn reserve_out(action: OutAction) -> OperationSpec {
+    let usage: &[u8] = match action {
+        OutAction::Register => &[0x5F, 0x00, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+        OutAction::Reserve => &[0x5F, 0x01, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+        OutAction::Release => &[0x5F, 0x02, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+        OutAction::Clear => &[0x5F, 0x03, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+        OutAction::Preempt => &[0x5F, 0x04, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+        OutAction::PreemptAndAbort => &[0x5F, 0x05, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+        OutAction::RegisterAndIgnoreExistingKey => &[0x5F, 0x06, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+        OutAction::RegisterAndMove => &[0x5F, 0x07, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0],
+    };
+    OperationSpec::new(Operation::PersistentReserveOut(action), 0x5F, Some(action as u8), usage)
+}
+
 const fn action(operation: Operation, usage: &'static [u8]) -> OperationSpec {
     OperationSpec::new(operation, usage[0], Some(usage[1]), usage)
 }
 
 /// All commands, in order of operation code and service action. The last byte of each is CONTROL: no bit of it may be
 /// set, for NACA is not supported (NORMACA = 0) and LINK is obsolete.
-pub static OPERATIONS: [OperationSpec; 44] = {
+pub static OPERATIONS: [OperationSpec; 60] = {
     use Operation as O;
     const F: u8 = 0xFF;
     [
@@ -124,6 +173,8 @@ pub static OPERATIONS: [OperationSpec; 44] = {
         row(O::Write6, &[0x0A, 0x1F, F, F, F, 0]),
         row(O::Inquiry, &[0x12, 0x01, F, F, F, 0]),
         row(O::ModeSelect6, &[0x15, 0x11, 0, 0, F, 0]),
+        row(O::Reserve6, &[0x16, 0, 0, 0, 0, 0]),
+        row(O::Release6, &[0x17, 0, 0, 0, 0, 0]),
         row(O::ModeSense6, &[0x1A, 0x08, F, F, F, 0]),
         row(O::StartStopUnit, &[0x1B, 0x01, 0, 0x0F, 0xF7, 0]),
         row(O::SendDiagnostic, &[0x1D, 0xF7, 0, F, F, 0]),
@@ -140,7 +191,21 @@ pub static OPERATIONS: [OperationSpec; 44] = {
         row(O::Unmap, &[0x42, 0x01, 0, 0, 0, 0, GROUP, F, F, 0]),
         row(O::LogSense, &[0x4D, 0x03, F, F, 0, F, F, F, F, 0]),
         row(O::ModeSelect10, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, 0]),
+        row(O::Reserve10, &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        row(O::Release10, &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         row(O::ModeSense10, &[0x5A, 0x18, F, F, 0, 0, 0, F, F, 0]),
+        reserve_in(InAction::ReadKeys),
+        reserve_in(InAction::ReadReservation),
+        reserve_in(InAction::ReportCapabilities),
+        reserve_in(InAction::ReadFullStatus),
+        reserve_out(OutAction::Register),
+        reserve_out(OutAction::Reserve),
+        reserve_out(OutAction::Release),
+        reserve_out(OutAction::Clear),
+        reserve_out(OutAction::Preempt),
+        reserve_out(OutAction::PreemptAndAbort),
+        reserve_out(OutAction::RegisterAndIgnoreExistingKey),
+        reserve_out(OutAction::RegisterAndMove),
         row(O::Read16, &[0x88, ACCESS, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),
         row(O::CompareAndWrite, &[0x89, ACCESS, F, F, F, F, F, F, F, F, 0, 0, 0, F, GROUP, 0]),
         row(O::Write16, &[0x8A, ACCESS, F, F, F, F, F, F, F, F, F, F, F, F, GROUP, 0]),

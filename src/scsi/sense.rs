@@ -58,20 +58,25 @@ additional_sense! {
     INVALID_FIELD_IN_CDB 0x24 0x00,
     LOGICAL_UNIT_NOT_SUPPORTED 0x25 0x00,
     INVALID_FIELD_IN_PARAMETER_LIST 0x26 0x00,
+    INVALID_RELEASE_OF_PERSISTENT_RESERVATION 0x26 0x04,
     WRITE_PROTECTED 0x27 0x00,
+    LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED 0x27 0x02,
     POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED 0x29 0x00,
     SCSI_BUS_RESET_OCCURRED 0x29 0x02,
     BUS_DEVICE_RESET_FUNCTION_OCCURRED 0x29 0x03,
     I_T_NEXUS_LOSS_OCCURRED 0x29 0x07,
     MODE_PARAMETERS_CHANGED 0x2A 0x01,
+    RESERVATIONS_PREEMPTED 0x2A 0x03,
+    RESERVATIONS_RELEASED 0x2A 0x04,
+    REGISTRATIONS_PREEMPTED 0x2A 0x05,
     ASYMMETRIC_ACCESS_STATE_CHANGED 0x2A 0x06,
     CAPACITY_DATA_HAS_CHANGED 0x2A 0x09,
     MISCOMPARE_DURING_VERIFY_OPERATION 0x1D 0x00,
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR 0x2F 0x00,
-    SAVING_PARAMETERS_NOT_SUPPORTED 0x39 0x00,
     REPORTED_LUNS_DATA_HAS_CHANGED 0x3F 0x0E,
     INTERNAL_TARGET_FAILURE 0x44 0x00,
     PROTOCOL_SERVICE_CRC_ERROR 0x47 0x05,
+    INSUFFICIENT_REGISTRATION_RESOURCES 0x55 0x04,
 }
 
 /// Where in the CDB or in the parameter list the error is (SPC-4 §4.5.2.4.2).
@@ -115,9 +120,6 @@ impl SenseData {
     /// The device server does not know this operation code.
     pub const INVALID_OPERATION_CODE: Self =
         Self::new(SenseKey::IllegalRequest, AdditionalSense::INVALID_COMMAND_OPERATION_CODE);
-    /// MODE SENSE asked for saved values and there are none (SPC-4 §6.11.1).
-    pub const SAVING_PARAMETERS_NOT_SUPPORTED: Self =
-        Self::new(SenseKey::IllegalRequest, AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED);
     /// A parameter list that ends inside a header, descriptor or page.
     pub const PARAMETER_LIST_LENGTH_ERROR: Self =
         Self::new(SenseKey::IllegalRequest, AdditionalSense::PARAMETER_LIST_LENGTH_ERROR);
@@ -141,6 +143,9 @@ impl SenseData {
 
     /// A command that changes the medium of a read-only disk (SBC-3 §4.13).
     pub const WRITE_PROTECTED: Self = Self::new(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED);
+    /// The same, where an initiator has set SWP of the Control mode page (SBC-3 §4.13).
+    pub const SOFTWARE_WRITE_PROTECTED: Self =
+        Self::new(SenseKey::DataProtect, AdditionalSense::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED);
 
     pub const fn new(key: SenseKey, additional: AdditionalSense) -> Self {
         Self { key, additional, information: None, field: None }

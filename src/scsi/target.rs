@@ -10,8 +10,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::alua::{self, Leader, PeerPort};
-use super::attention::{Attentions, UnitAttention};
+use super::alua::{self, PeerPort};
+use super::attention::UnitAttention;
 use super::cdb::{self, Command};
 use super::data_in::{DataIn, set_u32_length, truncate};
 use super::identity::{IdentityError, TARGET_NAME_MAX};
@@ -19,8 +19,13 @@ use super::inquiry::{self, Device};
 use super::logical_unit::LogicalUnit;
 use super::lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
 use super::media::{Action, ActionKind};
+use super::nexus::Nexus;
+use super::reservation::conflict::Standing;
+use super::reservation::out::{INSUFFICIENT_REGISTRATION_RESOURCES, OutAction};
+use super::reservation::{Ports, Refusal, legacy, report};
 use super::sense::{SENSE_BYTES_MAX, SenseData, SenseFormat};
 use super::status::Status;
+use super::unit_memory::UnitMemory;
 use super::{log, mode, supported};
 use crate::units::BlockRange;
 
@@ -47,12 +52,15 @@ pub enum Outcome {
     /// Take the data that [`Action::data_blocks`] names, if any, and carry this out.
     Act(Action),
     /// Give back the ranges of the command's parameter list ([`unmap_descriptor`](super::unmap_descriptor)).
-    Unmap { lu: LuIndex, descriptors: u16 },
+    Unmap { lu: LuIndex, descriptors: u16, fua: bool },
     /// Another status, without sense data.
     Status(Status),
     /// The command has a parameter list of this many bytes, at least one. Fetch it, then call
     /// [`Target::execute_with_data`]. When the initiator announced fewer bytes, pass those that came.
     NeedData { bytes: u32 },
+    /// The unit's memory must become what `data_in` holds the bytes of, then GOOD. If it is not that of the nexus any more,
+    /// call [`Target::execute_with_data`] again with the newest and the same parameter list (if any).
+    ChangeUnit,
 }
 
 /// The SCSI target port that this portal group is (RFC 7143 §3.4.1). Every node of the pair shows the same one.
@@ -89,46 +97,6 @@ pub struct Target {
     port: TargetPort,
     /// In order of number.
     units: Vec<(u16, LogicalUnit)>,
-}
-
-/// What the target remembers of one I_T nexus: one per iSCSI session.
-#[derive(Clone, Debug)]
-pub struct Nexus {
-    /// By [`LuIndex`].
-    attentions: Vec<Attentions>,
-    leader: Leader,
-}
-
-impl Nexus {
-    /// A new nexus. Its first command to each logical unit hears of a reset (SAM-5 §5.14.2): whatever the initiator
-    /// knew of the logical unit from before must be asked for again.
-    pub fn new(target: &Target) -> Self {
-        let mut attentions = Vec::new();
-        attentions.resize(target.units.len(), Attentions::default());
-        let mut nexus = Self { attentions, leader: Leader::default() };
-        nexus.post_all(UnitAttention::PowerOnOrReset);
-        nexus
-    }
-
-    /// Who leads from now on. The initiator hears of a change once (SPC-4 §5.15.2.7).
-    pub fn set_leader(&mut self, leader: Leader) {
-        let told = core::mem::replace(&mut self.leader, leader);
-        if told != leader && told != Leader::Between {
-            self.post_all(UnitAttention::AccessStateChanged);
-        }
-    }
-
-    /// Makes a unit attention pending at one logical unit.
-    pub fn post(&mut self, lu: LuIndex, attention: UnitAttention) {
-        self.attentions[usize::from(lu.0)].post(attention);
-    }
-
-    /// Makes a unit attention pending at every logical unit.
-    pub fn post_all(&mut self, attention: UnitAttention) {
-        for pending in &mut self.attentions {
-            pending.post(attention);
-        }
-    }
 }
 
 impl Target {
@@ -186,9 +154,9 @@ impl Target {
         }
     }
 
-    /// How sense data for this LUN is encoded.
-    pub fn sense_format(&self, lun: [u8; 8]) -> SenseFormat {
-        self.find(lun).map_or(SenseFormat::Fixed, |lu| self.logical_unit(lu).sense_format())
+    /// How many logical units there are.
+    pub(super) fn unit_count(&self) -> usize {
+        self.units.len()
     }
 
     fn index_of(&self, number: u16) -> Option<LuIndex> {
@@ -211,22 +179,82 @@ impl Target {
         result.unwrap_or_else(Outcome::Check)
     }
 
-    /// Finishes a command that answered [`Outcome::NeedData`]. `data` is the parameter list as far as it came.
-    pub fn execute_with_data(&self, lun: [u8; 8], cdb: &[u8], data: &[u8], data_in: &mut Vec<u8>) -> Outcome {
+    /// Goes on with a command that answered [`Outcome::NeedData`], or [`Outcome::ChangeUnit`] and must be judged again.
+    /// `data` is the parameter list as far as it came.
+    pub fn execute_with_data(
+        &self,
+        nexus: &Nexus,
+        lun: [u8; 8],
+        cdb: &[u8],
+        data: &[u8],
+        data_in: &mut Vec<u8>,
+    ) -> Outcome {
         data_in.clear();
         let Some(lu) = self.find(lun) else {
             return Outcome::Check(SenseData::LOGICAL_UNIT_NOT_SUPPORTED);
         };
         let unit = self.logical_unit(lu);
         let result = cdb::decode(cdb).and_then(|command| match command {
-            Command::ModeSelect { form, parameter_bytes, .. } => {
-                let data = &data[..data.len().min(parameter_bytes as usize)];
-                mode::select(unit, form, data).map(|()| Outcome::Done)
-            }
-            Command::Unmap { .. } => unit.unmap(lu, data),
-            _ => Err(SenseData::INTERNAL_TARGET_FAILURE),
+            // It may have come before a reservation did.
+            _ if nexus.standing.stops(&command) => Ok(Outcome::Status(Status::ReservationConflict)),
+            Command::Unmap { .. } => unit.unmap(lu, data).map(|outcome| write_through(nexus, outcome)),
+            _ => self.change(nexus, unit, &command, data, data_in),
         });
         result.unwrap_or_else(Outcome::Check)
+    }
+
+    /// A command that changes the memory, with its parameter list.
+    fn change(
+        &self,
+        nexus: &Nexus,
+        unit: &LogicalUnit,
+        command: &Command,
+        data: &[u8],
+        data_in: &mut Vec<u8>,
+    ) -> Result<Outcome, SenseData> {
+        let memory = &**nexus.memory();
+        let mut next = UnitMemory { author: Some(nexus.id().clone()), ..memory.clone() };
+        let changed = match *command {
+            Command::ModeSelect { form, save_pages, parameter_bytes, .. } => {
+                if parameter_bytes > 0 {
+                    let data = &data[..data.len().min(parameter_bytes as usize)];
+                    next.current = mode::select(unit, next.current, form, data)?;
+                }
+                if save_pages {
+                    next.saved = next.current;
+                }
+                Ok((next.current, next.saved) != (memory.current, memory.saved))
+            }
+            Command::PersistentReserveOut(_) if memory.reserved.is_some() => Err(Refusal::Conflict),
+            Command::PersistentReserveOut(out) => {
+                let ports =
+                    Ports { own: self.port.relative_id, peer: self.port.peer.map(|peer| peer.relative_id) };
+                let changed = out.apply(&mut next.reservations, nexus.id(), ports, data);
+                if out.action == OutAction::PreemptAndAbort && changed == Ok(true) {
+                    next.resets.preempted = next.resets.preempted.wrapping_add(1);
+                }
+                changed
+            }
+            Command::Reserve => {
+                let changed = legacy::reserve(&memory.reservations, memory.reserved.as_ref(), nexus.id());
+                next.reserved = next.author.clone();
+                changed
+            }
+            Command::Release => {
+                next.reserved = None;
+                legacy::release(&memory.reservations, memory.reserved.as_ref(), nexus.id())
+            }
+            _ => Err(Refusal::Check(SenseData::INTERNAL_TARGET_FAILURE)),
+        };
+        match changed {
+            Ok(false) => Ok(Outcome::Done),
+            Ok(true) => next
+                .encode(data_in)
+                .map(|()| Outcome::ChangeUnit)
+                .map_err(|_| INSUFFICIENT_REGISTRATION_RESOURCES),
+            Err(Refusal::Conflict) => Ok(Outcome::Status(Status::ReservationConflict)),
+            Err(Refusal::Check(sense)) => Err(sense),
+        }
     }
 
     fn execute_at_unit(
@@ -236,24 +264,62 @@ impl Target {
         cdb: &[u8],
         data_in: &mut Vec<u8>,
     ) -> Result<Outcome, SenseData> {
+        let unit = self.logical_unit(lu);
         let pending = &mut nexus.attentions[usize::from(lu.0)];
+        if nexus.standing != Standing::Free {
+            // RESERVATION CONFLICT comes after a reset and before everything else (SAM-5 §5.3.3).
+            if let Some(attention) = (!is_always_allowed(cdb)).then(|| pending.take_reset()).flatten() {
+                return Err(attention.sense());
+            }
+            if cdb::decode_for(unit, cdb).is_ok_and(|command| nexus.standing.stops(&command)) {
+                return Ok(Outcome::Status(Status::ReservationConflict));
+            }
+        }
         if !pending.is_empty() && !is_always_allowed(cdb) {
             if let Some(attention) = pending.take() {
                 return Err(attention.sense());
             }
         }
-        let unit = self.logical_unit(lu);
         let command = cdb::decode_for(unit, cdb)?;
         if unit.read_only && command.changes_medium() {
             return Err(SenseData::WRITE_PROTECTED);
         }
-        if let Some(outcome) = begin(unit, lu, &command) {
-            return outcome;
+        if nexus.memory().current.write_protect && command.changes_medium() {
+            return Err(SenseData::SOFTWARE_WRITE_PROTECTED);
         }
+        if let Some(outcome) = begin(unit, lu, &command) {
+            return outcome.map(|outcome| write_through(nexus, outcome));
+        }
+        match command {
+            // MODE SELECT without a list, which saves.
+            Command::Reserve | Command::Release | Command::ModeSelect { .. } => {
+                self.change(nexus, unit, &command, &[], data_in)
+            }
+            Command::PersistentReserveIn { action, allocation } => {
+                if nexus.memory().reserved.is_some() {
+                    return Ok(Outcome::Status(Status::ReservationConflict));
+                }
+                report::report(&nexus.memory().reservations, action, allocation, data_in);
+                Ok(Outcome::Done)
+            }
+            _ => self.inform(nexus, lu, command, data_in).map(|()| Outcome::Done),
+        }
+    }
+
+    /// Commands that are answered from what is known.
+    fn inform(
+        &self,
+        nexus: &mut Nexus,
+        lu: LuIndex,
+        command: Command,
+        data_in: &mut Vec<u8>,
+    ) -> Result<(), SenseData> {
+        let unit = self.logical_unit(lu);
+        let pending = &mut nexus.attentions[usize::from(lu.0)];
         match command {
             Command::GetLbaStatus { lba, allocation } => unit.get_lba_status(lba, allocation, data_in)?,
             // The medium cannot be removed anyway.
-            Command::TestUnitReady | Command::PreventAllowMediumRemoval => {}
+            Command::TestUnitReady | Command::PreventAllowMediumRemoval { .. } => {}
             Command::ReadDefectData { form, wanted, allocation } => {
                 unit.read_defect_data(form, wanted, allocation, data_in);
             }
@@ -273,7 +339,7 @@ impl Target {
             Command::Inquiry { page, allocation } => {
                 inquiry::inquiry(Device::Unit(unit), &self.port, page, allocation, data_in)?;
             }
-            Command::ModeSense(request) => mode::sense(unit, &request, data_in)?,
+            Command::ModeSense(request) => mode::sense(unit, nexus.memory(), &request, data_in)?,
             Command::ReadCapacity10 => unit.read_capacity_10(data_in),
             Command::ReadCapacity16 { allocation } => unit.read_capacity_16(allocation, data_in),
             Command::ReportLuns { select, allocation } => {
@@ -287,9 +353,9 @@ impl Target {
                 service_action,
                 allocation,
             } => supported::report(unit, timeouts, option, opcode, service_action, allocation, data_in)?,
-            _ => unreachable!("begun above"),
+            _ => unreachable!("begun before"),
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// No logical unit there: INQUIRY says so, REQUEST SENSE reports it, REPORT LUNS works anywhere, and everything
@@ -374,11 +440,26 @@ fn begin(unit: &LogicalUnit, lu: LuIndex, command: &Command) -> Option<Result<Ou
         Command::StartStopUnit { start, load_eject, no_flush, power_condition } => {
             unit.start_stop_unit(lu, start, load_eject, no_flush, power_condition)
         }
+        Command::ModeSelect { save_pages: true, parameter_bytes: 0, .. } if unit.remembers => return None,
         Command::ModeSelect { page_format, save_pages, parameter_bytes, .. } => {
-            mode::begin_select(page_format, save_pages, parameter_bytes)
+            mode::begin_select(unit, page_format, save_pages, parameter_bytes)
         }
+        Command::PersistentReserveOut(out) => out.begin().map(|bytes| Outcome::NeedData { bytes }),
         _ => return None,
     })
+}
+
+/// With WCE cleared every write is one with FUA.
+fn write_through(nexus: &Nexus, outcome: Outcome) -> Outcome {
+    if !nexus.memory().current.write_through {
+        return outcome;
+    }
+    match outcome {
+        Outcome::Write { lu, range, .. } => Outcome::Write { lu, range, fua: true },
+        Outcome::Act(action) => Outcome::Act(Action { fua: true, ..action }),
+        Outcome::Unmap { lu, descriptors, .. } => Outcome::Unmap { lu, descriptors, fua: true },
+        other => other,
+    }
 }
 
 /// INQUIRY, REPORT LUNS and REQUEST SENSE run on any LUN, present or absent, and in spite of a pending unit attention

@@ -1,7 +1,7 @@
 //! Logins as real initiators do them, and as nobody should.
 
 use super::pair::{Pair, TARGET, TSIH, config};
-use crate::iscsi::{CloseReason, LoginStatus, Service};
+use crate::iscsi::{CloseReason, LoginStatus, Service, UnitSnapshot};
 use crate::wire::Demand;
 
 const OFFER: &str = "HeaderDigest=None,CRC32C DataDigest=None,CRC32C ErrorRecoveryLevel=2 InitialR2T=No \
@@ -288,7 +288,7 @@ fn success_waits_for_the_driver() {
     // Reinstatement: the old session is closed before the new one is told of its success.
     assert!(pair.nexus.is_some() && pair.nothing_sent());
     assert_eq!(pair.connection.demand(), Demand::Stalled);
-    pair.connection.on_admitted(pair.now, TSIH, &mut pair.out);
+    pair.connection.on_admitted(pair.now, TSIH, &UnitSnapshot::empty(), &mut pair.out);
     pair.run();
     assert_eq!(pair.reply().bhs[1], 0x87);
     pair.hear_attention();

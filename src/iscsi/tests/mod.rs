@@ -11,3 +11,4 @@ mod login;
 mod random;
 mod reset;
 mod session;
+mod unit;

@@ -5,10 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use super::super::chap::Entropy;
 use super::super::*;
-use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
+use crate::block::{
+    BlockOp, BlockRequest, BlockStatus, BufSlice, UnitAnswer, UnitChange, UnitState, UnitVersion,
+};
 use crate::scsi::{DeviceIdentity, LogicalUnit, Provisioning, Target, TargetPort};
 use crate::time::{Duration, Instant};
-use crate::units::{BlockRange, BufId, CHUNK_BYTES, Geometry, Pool, ShardId};
+use crate::units::{BlockRange, BufId, CHUNK_BYTES, Geometry, Pool, RequestId, ShardId};
 use crate::wire::{Demand, crc32c};
 
 pub(super) const TARGET: &str = "iqn.2026-11.example:vol1";
@@ -138,6 +140,15 @@ pub(super) struct Pair {
     /// There are no other sessions.
     pub(super) alone: bool,
     pub(super) quiet: Vec<ResetId>,
+    /// What the unit remembers, as the other node and this one have it.
+    pub(super) unit: UnitSnapshot,
+    /// Changes that are not decided yet.
+    pub(super) changes: VecDeque<UnitChange>,
+    /// Decide changes at once.
+    pub(super) keep: bool,
+    /// Changes that are made; answered when the connection is quiet.
+    made: Vec<(RequestId, UnitVersion)>,
+    pub(super) units_quiet: Vec<u64>,
     /// Answer `FullFeature` at once.
     pub(super) admit: bool,
     pub(super) cmd_sn: u32,
@@ -181,6 +192,11 @@ impl Pair {
             resets: Vec::new(),
             alone: true,
             quiet: Vec::new(),
+            unit: UnitSnapshot::empty(),
+            changes: VecDeque::new(),
+            keep: true,
+            made: Vec::new(),
+            units_quiet: Vec::new(),
             cmd_sn: 100,
             tsih: 0,
             locks: Vec::new(),
@@ -361,7 +377,7 @@ impl Pair {
                     Effect::FullFeature { nexus, tsih, cid, discovery } => {
                         self.nexus = Some((nexus, tsih, cid, discovery));
                         if self.admit {
-                            self.connection.on_admitted(self.now, TSIH, &mut self.out);
+                            self.connection.on_admitted(self.now, TSIH, &self.unit, &mut self.out);
                         }
                     }
                     Effect::Reset { reset, ticket } => {
@@ -371,6 +387,8 @@ impl Pair {
                         }
                     }
                     Effect::ResetQuiet(id) => self.quiet.push(id),
+                    Effect::ChangeUnit(change) => self.changes.push_back(change),
+                    Effect::UnitQuiet(number) => self.on_unit_quiet(number),
                     Effect::Close { reason } => {
                         assert!(self.closed.is_none(), "closed twice");
                         self.closed = Some(reason);
@@ -384,6 +402,34 @@ impl Pair {
             for request in ready {
                 self.complete(request, BlockStatus::Good);
             }
+            while self.keep && !self.changes.is_empty() {
+                self.decide();
+            }
+        }
+    }
+
+    /// The oldest change is decided: made, or it came too late.
+    pub(super) fn decide(&mut self) {
+        let UnitChange { id, base, bytes, .. } = self.changes.pop_front().expect("a change");
+        if base != self.unit.version {
+            return self.connection.on_unit_answer(id, UnitAnswer::Stale, &mut self.out);
+        }
+        let version = base.next();
+        self.made.push((id, version));
+        self.remember(&UnitState { version, bytes });
+    }
+
+    /// There is a new version, of this connection's making or not.
+    pub(super) fn remember(&mut self, state: &UnitState) {
+        self.unit = UnitSnapshot::read(state).expect("good bytes");
+        self.connection.on_unit(self.unit.version.0, &self.unit, &mut self.out);
+    }
+
+    fn on_unit_quiet(&mut self, number: u64) {
+        self.units_quiet.push(number);
+        if let Some(at) = self.made.iter().position(|(_, made)| made.0 == number) {
+            let (id, _) = self.made.swap_remove(at);
+            self.connection.on_unit_answer(id, UnitAnswer::Done, &mut self.out);
         }
     }
 

@@ -149,7 +149,7 @@ fn allocation_of(cdb: &[u8; CDB_BYTES]) -> Option<u64> {
         (0x5A, _) => &cdb[7..9],
         (0x9E, 0x10 | 0x12) => &cdb[10..14],
         (0xA0, _) | (0xA3, 0x0A | 0x0C | 0x0D) | (0xB7, _) => &cdb[6..10],
-        (0x37 | 0x4D, _) => &cdb[7..9],
+        (0x37 | 0x4D | 0x5E, _) => &cdb[7..9],
         (0x25, _) => return Some(8),
         _ => return None,
     };
@@ -201,12 +201,18 @@ proptest! {
                 prop_assert!(action.data_blocks() <= most);
             }
             Outcome::NeedData { bytes } => {
-                prop_assert!(bytes > 0 && bytes <= u32::from(u16::MAX));
-                let done = fixture.target.execute_with_data(lun, &cdb, &data, &mut fixture.data_in);
-                let ended = matches!(done, Outcome::Done | Outcome::Unmap { .. } | Outcome::Check(_));
+                prop_assert!(bytes > 0 && (bytes <= u32::from(u16::MAX) || cdb[0] == 0x5F));
+                let done =
+                    fixture.target.execute_with_data(&fixture.nexus, lun, &cdb, &data, &mut fixture.data_in);
+                let ended = matches!(
+                    done,
+                    Outcome::Done | Outcome::Unmap { .. } | Outcome::Check(_) | Outcome::ChangeUnit | Outcome::Status(_)
+                );
                 prop_assert!(ended);
+                fixture.data_in.clear();
             }
             Outcome::Unmap { .. } => prop_assert!(false, "without its list"),
+            Outcome::ChangeUnit => fixture.data_in.clear(),
             Outcome::Flush { .. } | Outcome::Check(_) | Outcome::Status(_) => {}
         }
         if outcome != Outcome::Done {

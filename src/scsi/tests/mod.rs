@@ -1,12 +1,17 @@
 //! Tests of the room through its one door, [`Target::execute`].
 
+use std::sync::Arc;
+
 use super::*;
 use crate::units::{BlockRange, Geometry, Lba};
 
 mod access;
 mod decoding;
 mod health;
+mod modes;
 mod parameters;
+mod reservation_model;
+mod reservations;
 mod routing;
 mod sense;
 
@@ -46,6 +51,15 @@ fn port() -> TargetPort {
     }
 }
 
+/// A port of the initiator `iqn.a`.
+fn initiator(number: u8) -> InitiatorPort {
+    InitiatorPort { name: "iqn.a".into(), isid: Some([0x80, 0, 0, 0, 0, number]) }
+}
+
+fn new_nexus(target: &Target) -> Nexus {
+    Nexus::new(target, initiator(1), Arc::default())
+}
+
 /// A target and a nexus whose first unit attention has been heard.
 struct Fixture {
     target: Target,
@@ -60,7 +74,7 @@ impl Fixture {
 
     fn with(units: Vec<(u16, LogicalUnit)>) -> Self {
         let target = Target::new(port(), units).expect("the LUN map is valid");
-        let mut fixture = Self { nexus: Nexus::new(&target), target, data_in: Vec::new() };
+        let mut fixture = Self { nexus: new_nexus(&target), target, data_in: Vec::new() };
         fixture.forget_attentions();
         fixture
     }

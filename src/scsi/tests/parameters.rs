@@ -122,8 +122,8 @@ fn partial_medium_indicator_goes_with_an_address() {
 }
 
 /// Pages as MODE SENSE shows them, current values.
-const CACHING: [u8; 20] = [0x08, 18, 0x04, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-const CONTROL: [u8; 12] = [0x0A, 10, 0, 0x10, 0, 0x40, 0, 0, 0xFF, 0xFF, 0, 0];
+const CACHING: [u8; 20] = [0x88, 18, 0x04, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const CONTROL: [u8; 12] = [0x8A, 10, 0, 0x10, 0, 0x40, 0, 0, 0xFF, 0xFF, 0, 0];
 const EXCEPTIONS: [u8; 12] = [0x1C, 10, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 const RECOVERY: [u8; 12] = [0x01, 10, 0xC0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -180,8 +180,8 @@ fn mode_sense_page_control() {
     let current = fixture.data(&[0x1A, 8, 0x3F, 0xFF, 255, 0]);
     assert_eq!(fixture.data(&[0x1A, 8, 0x80 | 0x3F, 0xFF, 255, 0]), current, "defaults");
     let changeable = fixture.data(&[0x1A, 8, 0x40 | 0x0A, 0, 255, 0]);
-    assert_eq!(changeable, [15, 0, 0x10, 0, 0x0A, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(fixture.refused(&[0x1A, 0, 0xC0 | 0x0A, 0, 255, 0]), (5, 0x39, 0));
+    assert_eq!(changeable, [15, 0, 0x10, 0, 0x8A, 10, 4, 0, 8, 0x40, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(fixture.data(&[0x1A, 8, 0xC0 | 0x3F, 0xFF, 255, 0]), current, "saved");
 }
 
 #[test]
@@ -213,13 +213,13 @@ fn write_back_is_shown_only_for_volatile_caches() {
     let mut fixture = Fixture::with(vec![(0, unit)]);
     let data = fixture.data(&[0x1A, 0, 0x08, 0, 255, 0]);
     assert_eq!(data[4..8], [0xFF; 4], "too many blocks for the short descriptor");
-    assert_eq!(data[12..16], [0x08, 18, 0, 0]);
+    assert_eq!(data[12..16], [0x88, 18, 0, 0]);
 }
 
 /// Sends a MODE SELECT with this parameter list.
 fn select(fixture: &mut Fixture, cdb: &[u8], list: &[u8]) -> Outcome {
     assert_eq!(fixture.run(cdb), Outcome::NeedData { bytes: list.len() as u32 });
-    fixture.target.execute_with_data(LUN0, cdb, list, &mut fixture.data_in)
+    fixture.target.execute_with_data(&fixture.nexus, LUN0, cdb, list, &mut fixture.data_in)
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn mode_select_refuses_changes_and_short_lists() {
         list[at] = value;
         list
     };
-    assert_eq!(refused(&with(14, 0x00)), parameter(14), "WCE cleared");
+    assert_eq!(refused(&with(14, 0x01)), parameter(14), "RCD set");
     assert_eq!(refused(&with(12, 0x88)), Outcome::Done, "PS is ignored");
     assert_eq!(refused(&with(12, 0x05)), parameter(12), "unknown page");
     assert_eq!(refused(&with(13, 17)), parameter(13), "page length");
@@ -270,7 +270,8 @@ fn mode_select_refuses_changes_and_short_lists() {
 fn mode_select_checks_its_cdb() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.run(&[0x15, 0x10, 0, 0, 0, 0]), Outcome::Done, "no list is no error");
-    assert_eq!(fixture.run(&[0x15, 0x11, 0, 0, 4, 0]), Outcome::Check(SenseData::invalid_cdb_bit(1, 0)));
+    assert_eq!(fixture.run(&[0x15, 0x11, 0, 0, 4, 0]), Outcome::NeedData { bytes: 4 });
+    assert_eq!(fixture.run(&[0x15, 0x11, 0, 0, 0, 0]), Outcome::Done, "nothing to save");
     assert_eq!(fixture.run(&[0x15, 0x00, 0, 0, 4, 0]), Outcome::Check(SenseData::invalid_cdb_bit(1, 4)));
 }
 

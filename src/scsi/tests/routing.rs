@@ -132,7 +132,7 @@ fn identities_that_do_not_fit_are_refused() {
 #[test]
 fn a_new_nexus_hears_of_one_reset_per_logical_unit() {
     let mut fixture = Fixture::with(vec![(0, unit_of(9, BLOCKS)), (9, unit_of(12, BLOCKS))]);
-    fixture.nexus = Nexus::new(&fixture.target);
+    fixture.nexus = new_nexus(&fixture.target);
     for lun in [LUN0, LUN9] {
         assert_eq!(fixture.at(lun, &INQUIRY), Outcome::Done);
         assert_eq!(fixture.at(lun, &report_luns(0, 64)), Outcome::Done);
