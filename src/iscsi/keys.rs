@@ -329,9 +329,10 @@ impl Negotiation {
             }
             Key::FirstBurstLength => self.first_burst = Some(in_range(value, 512..=0xFF_FFFF).ok_or(())),
             Key::DefaultTime2Wait => match in_range(value, 0..=3600) {
+                // The larger of both, and of this side's none: an initiator that can come back at once shall.
                 Some(value) => {
-                    parameters.time2wait = value.max(2) as u16;
-                    put_number(out, name, value.max(2));
+                    parameters.time2wait = value as u16;
+                    put_number(out, name, value);
                 }
                 None => put(out, name, REJECT),
             },
@@ -478,7 +479,7 @@ mod tests {
         assert_eq!(
             text,
             "HeaderDigest=None DataDigest=None ErrorRecoveryLevel=0 InitialR2T=Yes ImmediateData=Yes \
-             MaxBurstLength=262144 MaxConnections=1 MaxOutstandingR2T=8 DefaultTime2Wait=2 \
+             MaxBurstLength=262144 MaxConnections=1 MaxOutstandingR2T=8 DefaultTime2Wait=0 \
              DefaultTime2Retain=0 FirstBurstLength=65536 MaxRecvDataSegmentLength=262144"
         );
         assert_eq!(parameters.initiator_max_recv, 65536);

@@ -22,7 +22,7 @@ fn discover(target: &Target) {
     let last = wire.login(0x87, keys);
     assert_eq!(
         last.text(),
-        "HeaderDigest=None DataDigest=None DefaultTime2Wait=2 DefaultTime2Retain=0 \
+        "HeaderDigest=None DataDigest=None DefaultTime2Wait=0 DefaultTime2Retain=0 \
          MaxRecvDataSegmentLength=262144"
     );
     let mut text = wire.request(0x04, F, 3, NO_TAG);
@@ -51,7 +51,7 @@ fn arrive(wire: &mut Wire) {
     assert_eq!(
         last.text(),
         "HeaderDigest=None DataDigest=None ErrorRecoveryLevel=0 InitialR2T=Yes ImmediateData=Yes \
-         MaxBurstLength=262144 MaxConnections=1 MaxOutstandingR2T=8 DefaultTime2Wait=2 DefaultTime2Retain=0 \
+         MaxBurstLength=262144 MaxConnections=1 MaxOutstandingR2T=8 DefaultTime2Wait=0 DefaultTime2Retain=0 \
          FirstBurstLength=65536 MaxRecvDataSegmentLength=262144"
     );
     wire.tsih = u16::from_be_bytes([last.bhs[14], last.bhs[15]]);

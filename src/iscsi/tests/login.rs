@@ -35,7 +35,7 @@ fn windows_logs_in() {
     assert_eq!(
         last.text(),
         "HeaderDigest=None DataDigest=None ErrorRecoveryLevel=0 InitialR2T=Yes ImmediateData=Yes \
-         MaxBurstLength=262144 MaxConnections=1 MaxOutstandingR2T=8 DefaultTime2Wait=2 DefaultTime2Retain=0 \
+         MaxBurstLength=262144 MaxConnections=1 MaxOutstandingR2T=8 DefaultTime2Wait=0 DefaultTime2Retain=0 \
          FirstBurstLength=65536 MaxRecvDataSegmentLength=262144"
     );
     let (nexus, tsih, cid, discovery) = pair.nexus.clone().expect("admitted");
