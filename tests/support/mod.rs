@@ -11,7 +11,7 @@ use std::time::Duration;
 use twinlun::engine::device::{AlignedBytes, Device};
 use twinlun::engine::{EnginePlan, LinkPlan, Tuning};
 use twinlun::iscsi::{Access, Caps, Limits, TargetConfig};
-use twinlun::scsi::{DeviceIdentity, LogicalUnit, Target, TargetPort};
+use twinlun::scsi::{DeviceIdentity, LogicalUnit, Provisioning, Target, TargetPort};
 use twinlun::storage::{
     DiskFlags, Generations, LaneLoader, LaneState, Layout, PAGE_BYTES, ScsiIdentity, Superblock,
     SuperblockCopies,
@@ -142,7 +142,8 @@ fn target(layout: Layout) -> TargetConfig {
         serial: "0001".to_owned(),
         naa: [0x60; 16],
     };
-    let unit = LogicalUnit::new(identity, layout.geometry, 12, true).expect("a good identity");
+    let mut unit = LogicalUnit::new(identity, layout.geometry, 12, true).expect("a good identity");
+    unit.provisioning = Provisioning::Thin;
     let port = TargetPort {
         target_name: IQN.to_owned(),
         portal_group_tag: 1,

@@ -1,43 +1,4 @@
-//! The reviewer's checklist, line by line. A line that can be seen on the wire is a test here; the others are named with
-//! the test that shows them.
-//!
-//! CmdSN and StatSN
-//! - *CmdSN outside the window is dropped in silence*, *immediate commands beyond the window but bounded*, *MaxCmdSN never
-//!   shrinks, a closed window opens again*: `iscsi::tests::session::{cmd_sn_outside_the_window_is_ignored,
-//!   immediate_commands_go_beyond_the_window_but_not_for_ever, the_window_closes_and_opens}`.
-//! - *Non-immediate PDUs in CmdSN order, gaps wait*: with one connection nothing can fill a gap; it ends the session
-//!   (the first of these tests).
-//! - *StatSN per connection, only with status; R2T, Data-In without S and pings carry the next one*: checked by [`Wire`] and
-//!   by `iscsi::tests::pair` for every PDU of every test.
-//! - *ExpStatSN frees retained status*: does not apply; at ErrorRecoveryLevel 0 no status is retained.
-//! - *ITT FFFFFFFFh*, *duplicate ITT*, *NOP-Out echo*: [`tags`], [`pings`].
-//!
-//! Login
-//! - *Stages*, *TSIH*, *ISID*, *key limits*, *ranges*, *result functions*, *Irrelevant*, *C bit both ways*, *status codes*:
-//!   `iscsi::bhs::tests::login_stages_only_go_forward`, `iscsi::keys::tests::*`, `iscsi::tests::login::*`, `login::*`,
-//!   `windows::windows_comes_back_after_a_failure`, `engine::registry::tests::*`.
-//! - *CHAP*: `iscsi::chap::tests::*`, `iscsi::tests::chap::*`, `login::chap_both_ways_with_every_algorithm`.
-//! - *Resources before login*: `hostile::*`, `engine::registry::tests::what_has_not_logged_in_is_bounded_per_source_and_in_all`.
-//! - *Digests only after the final response, None in discovery*: `iscsi::tests::digest::*`, `windows::discover`.
-//!
-//! PDU framing
-//! - *Padding, lengths, AHS*: [`Wire`] checks each PDU; `iscsi::bhs::tests::*`,
-//!   `iscsi::tests::session::extended_cdbs_and_bidirectional_commands`.
-//! - *Oversized data closes, digest errors, Rejects with the header*: [`rejects`],
-//!   `login::digests_hold_in_both_directions_and_damage_is_caught`.
-//!
-//! Data phase
-//! - *Immediate and unsolicited bounds*, *Data-Out checks*, *unsolicited bytes of refused commands*, *R2T*, *Data-In*, *zero
-//!   lengths*, *residuals*: [`data_out_sequences`], [`residuals`], `iscsi::tests::data::*`,
-//!   `iscsi::tests::random::every_command_is_answered_once`. *Data-Out LUN*: `windows::the_lun_of_a_data_out_is_not_looked_at`.
-//!
-//! SCSI
-//! - *Autosense, INFORMATION, allocation lengths, LUN forms, REPORT LUNS, reserved bits, unit attentions, reservations*:
-//!   `scsi::tests::*`.
-//! - *TMF answered when quiet, on both copies*: `iscsi::tests::{session, reset}`; a block request ends only when both copies
-//!   have it (invariant D1). *LU RESET reaches other nexuses, TAS*: `sessions::resets_reach_the_tasks_of_every_session_on_every_shard`.
-//!   *Wrong LUN 02h, unknown FFh*: [`functions_by_number`].
-//! - *Logout reasons*: [`logouts`]. *Session clean-up, DefaultTime2Retain 0*: `windows::windows_comes_back_after_a_failure`.
+//! Lines of the reviewer's checklist that concern iSCSI and can be seen on the wire; `lines` has them all.
 
 use super::Target;
 use super::client::{F, NO_TAG, R, W, Wire, cdb10, set};

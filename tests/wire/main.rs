@@ -1,15 +1,17 @@
 //! Exact byte conversations with the real target over real sockets: an engine in this process, and a client that sends
 //! and checks PDUs byte by byte.
 //!
-//! What each test is named after stands in the reviewer's checklist of the target; `checklist` says for every line which
-//! test shows it, here or in `src/iscsi/tests`, or why none does.
+//! What each test is named after stands in the reviewer's checklist of the target; `lines` says for every line which
+//! test shows it, here or elsewhere, or why none does.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod checklist;
 mod client;
+mod commands;
 mod hostile;
+mod lines;
 mod login;
 mod sessions;
 mod windows;
