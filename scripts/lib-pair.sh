@@ -6,15 +6,18 @@ iqn=iqn.2026-11.example:vol1
 # each server). agents=1: the pair has failover agents.
 arbiter_kind=file
 agents=''
+# paths=alua: each node has a portal of its own, at its own address.
+paths=''
 loop_a='' loop_b=''
 etcd_witness=10.77.0.30 etcd_pid=''
 
-# pair_disks MIB: a sparse file and a loop device for each server.
+# pair_disks MIB: a sparse file and a loop device for each server, in `disk_dir` if that is set.
 pair_disks() {
-    local name loop
+    local name loop file
     for name in a b; do
-        truncate -s "$1M" "$work/disk-$name"
-        loop=$(losetup --find --show --direct-io=on "$work/disk-$name" 2>/dev/null || losetup --find --show "$work/disk-$name")
+        file=${disk_dir:-$work}/disk-$name
+        truncate -s "$1M" "$file"
+        loop=$(losetup --find --show --direct-io=on "$file" 2>/dev/null || losetup --find --show "$file")
         eval "loop_$name=\$loop"
     done
 }
@@ -30,7 +33,7 @@ ${volume_keys:-}
 
 [target]
 iqn = "$iqn"
-portals = ["$portal"]
+$(if [ "$paths" = alua ]; then say 'paths = "alua"'; else printf 'portals = ["%s"]\n' "$portal"; fi)
 ${target_keys:-}
 TOML
 }
@@ -65,9 +68,11 @@ $(agent_section)
 TOML
         _node a 0 "${1:-1}"
         say 'replication_address = "10.78.0.1:7790"'
+        node_portal 1
         heartbeat_addresses 1
         _node b 1 "${1:-1}"
         say 'replication_address = "10.78.0.2:7790"'
+        node_portal 2
         heartbeat_addresses 2
     } > "$work/twinlun.toml"
 }
@@ -77,7 +82,12 @@ pair_timeout() {
     if [ -n "${PEER_TIMEOUT:-}" ]; then printf 'peer_timeout = "%s"\n' "$PEER_TIMEOUT"
     elif [ -z "$agents" ]; then printf 'peer_timeout = "1s"\n'; fi
 }
-agent_section() { [ -z "$agents" ] || printf '[agent]\nservice_addresses = ["%s/24"]\n' "$vip"; }
+agent_section() {
+    [ -n "$agents" ] || return 0
+    say '[agent]'
+    [ "$paths" = alua ] || printf 'service_addresses = ["%s/24"]\n' "$vip"
+}
+node_portal() { [ "$paths" != alua ] || printf 'portals = ["10.77.0.%s:3260"]\n' "$1"; }
 heartbeat_addresses() {
     [ -z "$agents" ] || printf 'heartbeat_addresses = ["10.77.0.%s:7791", "10.78.0.%s:7791"]\n' "$1" "$1"
 }
@@ -233,7 +243,9 @@ pair_up() {
     tw a up >> "$work/log" && tw b up >> "$work/log" || return 1
     wait_for 20 "the nodes to meet" is_connected a || return 1
     tw a promote >> "$work/log" || return 1
-    if [ -n "$agents" ]; then wait_for 10 "a to have the service address" serves a; else vip_take a; fi
+    if [ "$paths" = alua ]; then :
+    elif [ -n "$agents" ]; then wait_for 10 "a to have the service address" serves a
+    else vip_take a; fi
     wait_for 20 "both copies to be up to date" both_synced
 }
 
@@ -256,6 +268,8 @@ pair_down() {
     for name in a b; do
         loop=$(disk_of "$name")
         [ -z "$loop" ] || wait_for 5 "$loop to come free" losetup -d "$loop" || true
+        # It may be another's from now on.
+        eval "loop_$name=''"
     done
 }
 

@@ -81,6 +81,14 @@
 //! leads). The other forwards over the replication link, so every path works, also during a resync. A switchover keeps
 //! the sessions. A node that is not connected to the leader takes no sessions.
 //!
+//! # Initiators that come back fast
+//!
+//! After a lost connection an initiator waits DefaultTime2Wait before it logs in again. The target asks for none; Windows
+//! follows, open-iscsi asks for two seconds of its own: `node.session.iscsi.DefaultTime2Wait = 0` in
+//! `/etc/iscsi/iscsid.conf` saves them at every takeover. With multipath, a path to a dead node is given up after
+//! `node.conn[0].timeo.noop_out_interval` + `noop_out_timeout` + `node.session.timeo.replacement_timeout` (5 + 5 + 120 s
+//! unless changed; 2, 2 and 5 are good), for nobody answers in its place.
+//!
 //! # When something broke
 //!
 //! | you see | it means | do |
