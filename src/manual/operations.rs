@@ -86,8 +86,8 @@
 //! After a lost connection an initiator waits DefaultTime2Wait before it logs in again. The target asks for none; Windows
 //! follows, open-iscsi asks for two seconds of its own: `node.session.iscsi.DefaultTime2Wait = 0` in
 //! `/etc/iscsi/iscsid.conf` saves them at every takeover. With multipath, a path to a dead node is given up after
-//! `node.conn[0].timeo.noop_out_interval` + `noop_out_timeout` + `node.session.timeo.replacement_timeout` (5 + 5 + 120 s
-//! unless changed; 2, 2 and 5 are good), for nobody answers in its place.
+//! `node.conn[0].timeo.noop_out_interval` + `noop_out_timeout` + `node.session.timeo.replacement_timeout`: 5 + 5 + 120 s
+//! unless changed, and 2, 2, and 1 are good, with `fast_io_fail_tmo 1` in `/etc/multipath.conf`, which overrides the last.
 //!
 //! # When something broke
 //!
