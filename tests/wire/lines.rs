@@ -239,6 +239,7 @@ const SCSI: &[Line] = &[
             "wire/commands.rs::errors_come_with_their_sense",
             "scsi/tests/sense.rs::fixed_format",
             "scsi/tests/sense.rs::descriptor_format",
+            "iscsi/tests/unit.rs::sense_data_in_descriptor_format",
         ],
     ),
     line(
@@ -274,13 +275,29 @@ const SCSI: &[Line] = &[
             "engine_pair.rs::initiators_at_both_nodes_see_one_disk_through_a_switchover",
         ],
     ),
-    remarked(
+    line(
         "RESERVATION CONFLICT per command and type (SPC-4 table 66)",
-        &[],
-        "reservations are not offered: the commands are unsupported operation codes",
+        &[
+            "scsi/tests/reservations.rs::the_conflict_matrix",
+            "scsi/tests/reservations.rs::the_matrix_has_every_command",
+            "scsi/tests/reservations.rs::only_registrants_with_their_key_may_act",
+        ],
     ),
-    remarked("PREEMPT AND ABORT on both nodes; PRgeneration; APTPL", &[], "reservations are not offered"),
-    remarked("RESERVE(6) conflicts", &[], "RESERVE(6) is not offered"),
+    line(
+        "PREEMPT AND ABORT ends the tasks of the preempted; PRgeneration; APTPL",
+        &[
+            "iscsi/tests/unit.rs::preempt_and_abort_ends_tasks_and_waits_for_them",
+            "scsi/tests/reservations.rs::preempting_the_holder",
+            "scsi/tests/reservations.rs::capabilities_say_that_registrations_persist",
+        ],
+    ),
+    line(
+        "RESERVE(6) conflicts; with registrations it is a formality",
+        &[
+            "scsi/tests/reservations.rs::reserve_and_release",
+            "scsi/tests/reservations.rs::with_registrations_reserving_is_a_formality",
+        ],
+    ),
     line(
         "TMF answered when the tasks are quiet, with their writes on both copies (4.2.3, 11.6.1)",
         &[
@@ -294,6 +311,8 @@ const SCSI: &[Line] = &[
         &[
             "wire/sessions.rs::resets_reach_the_tasks_of_every_session_on_every_shard",
             "iscsi/tests/reset.rs::others_hear_task_aborted_and_a_unit_attention",
+            "scsi/tests/reservations.rs::registrations_survive_resets_and_nexuses",
+            "scsi/tests/modes.rs::without_tas_tasks_end_in_silence",
         ],
     ),
     line(
