@@ -244,6 +244,9 @@ pub fn event(names: &Names, event: &Event) -> (Weight, &'static str, String) {
             format!("{here} has handed over to {there} ({})", names.record_words(record)),
         ),
         Event::DiskFailed => (Warning, "disk_failed", format!("the disk of {here} has failed")),
+        Event::DiskHangs => {
+            (Warning, "disk_hangs", format!("the disk of {here} answers nothing any more: it is given up"))
+        }
         Event::PeerDiskFailed => (Warning, "peer_disk_failed", format!("the disk of {there} has failed")),
         Event::ForcedPromotion { fenced } => (
             Warning,

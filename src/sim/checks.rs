@@ -235,7 +235,7 @@ impl World {
                 self.nodes[node].machine.as_mut().expect("it tells").stopped = true;
                 self.after(1_000, 100_000, Event::Fault(Fault::Exit { node }));
             }
-            NodeEvent::DiskFailed => {
+            NodeEvent::DiskFailed | NodeEvent::DiskHangs => {
                 let (low, high) = self.setup.restart_delay;
                 self.after(20_000_000 + low, 40_000_000 + high, Event::Fault(Fault::Exit { node }));
             }

@@ -83,6 +83,14 @@ impl World {
                 self.maybe_guess()
             }
             6 => self.pause(node),
+            7 if self.rng.per_mille(250) => {
+                // Not slow: it answers nothing, or no writes, for longer than anybody waits.
+                let until = self.now + self.rng.range(8_000, 40_000) * MILLISECOND;
+                self.nodes[node].hangs_until = until;
+                self.nodes[node].hang_spares_reads = self.rng.coin();
+                self.log(|| format!("node {node}: the disk hangs until {until}"));
+                Ok(())
+            }
             7 => {
                 let until = self.now + self.rng.range(MILLISECOND, 400 * MILLISECOND);
                 self.nodes[node].slow_until = until;
@@ -264,6 +272,7 @@ impl World {
         let (low, high) = self.setup.restart_delay;
         for node in 0..2 {
             self.nodes[node].slow_until = 0;
+            self.nodes[node].hangs_until = 0;
             self.nodes[node].error_left = 0;
             if self.nodes[node].machine.is_none() {
                 self.after(low, high, Event::Restart { node });

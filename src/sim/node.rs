@@ -40,6 +40,9 @@ pub struct Node {
     pub disk_failed: bool,
     pub paused_until: u64,
     pub slow_until: u64,
+    /// The disk answers nothing (or reads only) until then.
+    pub hangs_until: u64,
+    pub hang_spares_reads: bool,
     pub error_left: u32,
 }
 
@@ -185,6 +188,8 @@ impl Node {
             disk_failed: false,
             paused_until: 0,
             slow_until: 0,
+            hangs_until: 0,
+            hang_spares_reads: false,
             error_left: 0,
         }
     }
@@ -611,8 +616,11 @@ impl World {
         if self.nodes[node].slow_until > self.now {
             delay = delay * 50 + self.rng.below(20_000_000);
         }
-        let op = self.nodes[node].disk.begin(owner, job);
-        self.at(self.now + delay, Event::Disk { node, op });
+        let this = &mut self.nodes[node];
+        let spared = this.hang_spares_reads && matches!(job, Job::Read { .. });
+        let begins = if spared { self.now } else { self.now.max(this.hangs_until) };
+        let op = this.disk.begin(owner, job);
+        self.at(begins + delay, Event::Disk { node, op });
     }
 
     pub(super) fn on_disk(&mut self, node: usize, op: u64) -> Verdict {

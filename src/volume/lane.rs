@@ -365,6 +365,11 @@ impl Lane {
         self.hot_order.is_empty() && self.eviction.is_none() && self.pages_are_quiet()
     }
 
+    /// Has the device been asked to write metadata, and not answered?
+    pub fn writes_pages(&self) -> bool {
+        self.activity_pages.iter().chain(&self.bitmap_pages).any(|page| page.writing)
+    }
+
     fn pages_are_quiet(&self) -> bool {
         let quiet = |page: &Page| !page.writing && !page.wanted;
         self.activity_pages.iter().all(quiet) && self.bitmap_pages.iter().all(quiet)

@@ -117,6 +117,8 @@ pub enum PartReport {
     LinkFault { shard: ShardId, session: SessionId, fault: LinkFault },
     /// The local device failed an operation.
     DiskFault { shard: ShardId },
+    /// It answers nothing any more. Told again as long as that is so.
+    DiskHangs { shard: ShardId },
 }
 
 /// Why a part wants its link dropped.

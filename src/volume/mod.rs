@@ -1,6 +1,7 @@
 //! The replicated volume: what happens to a request between the SCSI command and the two disks.
 
 pub mod coordinator;
+mod device_watch;
 pub mod effect;
 mod follower;
 mod forward;

@@ -239,6 +239,8 @@ pub enum Event {
         record: Record,
     },
     DiskFailed,
+    /// It answers nothing any more, and was given up.
+    DiskHangs,
     PeerDiskFailed,
     ForcedPromotion {
         fenced: NodeId,

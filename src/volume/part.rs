@@ -19,6 +19,7 @@ use crate::storage::LaneState;
 use crate::time::{Duration, Instant, earliest};
 use crate::units::{BufId, Geometry, LaneId, ShardId};
 
+use super::device_watch::{DeviceWatch, Sort};
 use super::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId, Outbox};
 use super::forward::Forwarding;
 use super::hold::Hold;
@@ -100,6 +101,8 @@ pub struct Part {
     pub(super) hold: Hold,
     /// Leading: whether the peer answers.
     pub(super) patience: Patience,
+    /// Serving beside a peer in sync: whether the own device does.
+    pub(super) device: DeviceWatch,
     /// Some lane wants a page written, room in its activity log, or a look at what became stable.
     pub(super) lanes_need_care: bool,
     /// Some lane has acknowledged writes that are not stable on both copies.
@@ -147,6 +150,7 @@ impl Part {
             next_background_flush: None,
             hold,
             patience: Patience::default(),
+            device: DeviceWatch::default(),
             lanes_need_care: true,
             has_unstable: false,
             forwarding: Forwarding::default(),
@@ -164,6 +168,8 @@ impl Part {
 
     /// The local device finished an operation of this part.
     pub fn on_disk(&mut self, now: Instant, op: OpId, result: DiskResult, out: &mut Outbox) {
+        let read = op.0 >> TAG_SHIFT == 0 && self.is_read(op);
+        self.device.on_answer(if read { Sort::Read } else { Sort::Other });
         match op.0 >> TAG_SHIFT {
             TAG_ACTIVITY_PAGE | TAG_BITMAP_PAGE => self.on_page_written(op, result, out),
             TAG_FLUSH => self.on_flushed(result, out),
@@ -225,11 +231,33 @@ impl Part {
                 self.report_link_fault(LinkFault::Unanswered, out);
             }
         }
+        if self.device.deadline().is_some_and(|at| at <= now) && self.check_device(now) {
+            out.push(Effect::Report(PartReport::DiskHangs { shard: self.config.shard }));
+        }
         self.settle(now, out);
     }
 
+    fn is_read(&self, op: OpId) -> bool {
+        self.works.find(op).is_some_and(|slot| matches!(self.works.get(slot).kind, Kind::Read | Kind::Resync))
+    }
+
+    /// Does the own device hang?
+    fn check_device(&mut self, now: Instant) -> bool {
+        let sort = |kind| if matches!(kind, Kind::Read | Kind::Resync) { Sort::Read } else { Sort::Other };
+        let at_disk = self.works.iter().filter(|(_, work)| work.on_disk());
+        let works = at_disk.map(|(slot, work)| (self.works.name(slot).0, sort(work.kind)));
+        let flush = self.flushes.is_running_here().then_some((TAG_FLUSH << TAG_SHIFT, Sort::Other));
+        let pages = self.lanes.iter().filter(|lane| lane.writes_pages());
+        let pages = pages.map(|lane| (TAG_BITMAP_PAGE << TAG_SHIFT | u64::from(lane.id.0), Sort::Other));
+        // Of these only the silence of all counts: one may follow the other under the same name.
+        let hurried = flush.into_iter().chain(pages).map(|(_, sort)| (now.0 | 1 << 63, sort));
+        let running: Vec<(u64, Sort)> = works.chain(hurried).collect();
+        self.device.check(now, running.into_iter())
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
-        earliest(earliest(self.next_background_flush, self.hold.deadline()), self.patience.deadline())
+        let watches = earliest(self.patience.deadline(), self.device.deadline());
+        earliest(earliest(self.next_background_flush, self.hold.deadline()), watches)
     }
 
     /// Links on which the peer owes an answer.

@@ -21,6 +21,7 @@ impl Part {
         if posture.answers() {
             self.hold.note(now, false);
         }
+        self.device.begin(now, posture.service == Service::Both);
         let link_changed = old.session != posture.session || old.link != posture.link;
         if link_changed && old.link == LinkRole::Lead {
             self.orphan_remote_requests();

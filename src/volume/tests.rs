@@ -4,6 +4,7 @@
 mod decisions;
 mod forward;
 mod hostile;
+mod hung;
 mod pair;
 
 use crate::arbitration::Record;

@@ -281,6 +281,7 @@ impl Coordinator {
                     self.drop_session(DropReason::Fault(fault), out);
                 }
             }
+            PartReport::DiskHangs { .. } => self.on_disk_hangs(out),
             PartReport::DiskFault { .. } => {
                 self.on_disk_fault(out);
                 // It may wait for this very part, whose metadata cannot be written any more.

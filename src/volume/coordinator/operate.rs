@@ -7,7 +7,7 @@ use super::super::messages::Service;
 use super::super::mutant::Mutant;
 use super::super::operator::{Event, OperatorCommand, Refusal, Role, Ticket};
 use super::procedure::{Goal, Procedure, Wait};
-use super::session::Stage;
+use super::session::{Session, Stage};
 use super::{ControlEffect, ControlOutbox, Coordinator, DropReason};
 
 /// How long a switchover waits for the peer to take over.
@@ -210,6 +210,19 @@ impl Coordinator {
         self.drop_session(DropReason::OnPurpose, out);
         self.reply(Some(ticket), Ok(()), out);
         Ok(())
+    }
+
+    /// The own device answers nothing. With a peer in sync there is one that can serve, so the device is given up, as if it
+    /// had failed; what it does later is nobody's answer. Without one it is waited for.
+    pub(super) fn on_disk_hangs(&mut self, out: &mut ControlOutbox) {
+        let steady = self.live_session().is_some_and(Session::is_in_sync);
+        let shared = self.role == Role::Primary && self.superblock.record.in_sync == NodeSet::BOTH;
+        if steady && shared && self.posture.service == Service::Both && self.procedure.is_none() {
+            if !self.disk_failed {
+                out.push(ControlEffect::Event(Event::DiskHangs));
+            }
+            self.disk_failed = true;
+        }
     }
 
     /// The own device failed an operation.
