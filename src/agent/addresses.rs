@@ -4,19 +4,24 @@
 //! Taking goes: add, announce, tickle; then announce and tickle again a few times, because one lost frame must not cost
 //! an initiator its patience. Somebody else who has the address is reported, and the address is taken all the same: who
 //! may *answer* is decided elsewhere, and an initiator at the wrong node is only refused.
+//!
+//! Not so the portal addresses of a dead peer, which are that node's own: they are taken only if nobody answers for them,
+//! and let go as soon as somebody does ([`Keeping::careful`]).
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::interface::{self, Interface};
 use super::message::{ClientConnection, ClientNetwork};
 use super::packet::Mac;
+use super::reach::Answer;
 use crate::daemon::config::ServiceAddress;
 
 /// Between two looks at interfaces and connections.
@@ -36,6 +41,25 @@ const PROBE_AGE: Duration = Duration::from_secs(3);
 /// `ESTABLISHED` in /proc/net/tcp.
 const ESTABLISHED: &str = "01";
 
+/// How long initiators have for saying that they are there.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(150);
+/// So many initiators are asked at most.
+const ASKED_MAX: usize = 32;
+/// Between two looks whether somebody else has an address that is kept with care.
+const CARE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a keeper keeps.
+#[derive(Clone, Debug, Default)]
+pub struct Keeping {
+    pub addresses: Vec<ServiceAddress>,
+    /// The interface to put them on; `None`: that of their subnet.
+    pub named: Option<String>,
+    /// Addresses that this node has by itself and that initiators are at as well.
+    pub own: Vec<IpAddr>,
+    /// Only while nobody else has them.
+    pub careful: bool,
+}
+
 /// What the agent orders.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -46,6 +70,10 @@ pub enum Order {
     /// Announce what is here and call the connections over, once more now; or do neither any more.
     Announce(bool),
     Release,
+    /// Find out whether any of these initiators answers.
+    Ask(Vec<ClientConnection>),
+    /// Tell the link that this node's own addresses are here.
+    AnnounceOwn,
     /// Give them up and end.
     End,
 }
@@ -56,6 +84,8 @@ pub enum Told {
     /// Any of them is here.
     Held(bool),
     Clients(ClientNetwork),
+    /// What came of asking the initiators.
+    Asked(Answer),
     /// Connections of initiators to them, when they have changed.
     Connections(Vec<ClientConnection>),
     /// What is wrong with an address; `None`: nothing any more.
@@ -76,14 +106,30 @@ pub enum Told {
 }
 
 /// Starts the keeper. It ends with [`Order::End`] or when the orders end, and then the addresses are gone.
-pub fn keep(
-    addresses: Vec<ServiceAddress>,
-    named: Option<String>,
-    orders: Receiver<Order>,
-    told: Sender<Told>,
-) -> io::Result<JoinHandle<()>> {
-    let mut keeper = Keeper::new(addresses, named, told);
-    thread::Builder::new().name("addresses".to_owned()).spawn(move || keeper.run(&orders))
+pub fn keep(keeping: Keeping, orders: Receiver<Order>, told: Sender<Told>) -> io::Result<JoinHandle<()>> {
+    let mut keeper = Keeper::new(keeping, told);
+    let (changed, changes) = bounded(1);
+    watch_interfaces(changed.clone(), &keeper.alive);
+    // Held here as well, so that the channel stays when the watcher ends.
+    keeper.changed = Some(changed);
+    thread::Builder::new().name("addresses".to_owned()).spawn(move || keeper.run(&orders, &changes))
+}
+
+/// Tells of every change of an interface, as long as the keeper is alive. Without it changes are seen at the next look.
+fn watch_interfaces(changed: Sender<()>, alive: &Arc<()>) {
+    let alive = Arc::downgrade(alive);
+    let watch = move || {
+        let Ok(socket) = interface::changes() else { return };
+        while alive.strong_count() > 0 {
+            if interface::await_change(&socket) {
+                // One that waits stands for this one as well.
+                let _ = changed.try_send(());
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("interfaces".to_owned()).spawn(watch) {
+        log::warn!("changes of interfaces are seen late: {error}");
+    }
 }
 
 struct Place {
@@ -96,6 +142,12 @@ struct Place {
 struct Keeper {
     places: Vec<Place>,
     named: Option<String>,
+    own: Vec<IpAddr>,
+    careful: bool,
+    /// When it was last asked whether somebody else has them.
+    cared: Option<Instant>,
+    /// And that nobody had.
+    free: bool,
     told: Sender<Told>,
     wanted: bool,
     /// The addresses linger: the other node may have them already, and its word is the newer one.
@@ -106,14 +158,29 @@ struct Keeper {
     call: Vec<ClientConnection>,
     repeats: Vec<Instant>,
     connections: Vec<ClientConnection>,
+    changed: Option<Sender<()>>,
+    /// What others see of this one's life.
+    alive: Arc<()>,
+}
+
+/// What the keeper waits for.
+enum Heard {
+    Order(Order),
+    Change,
+    Over,
+    Nothing,
 }
 
 impl Keeper {
-    fn new(addresses: Vec<ServiceAddress>, named: Option<String>, told: Sender<Told>) -> Self {
+    fn new(keeping: Keeping, told: Sender<Told>) -> Self {
         let place = |address| Place { address, interface: None, trouble: None };
         Self {
-            places: addresses.into_iter().map(place).collect(),
-            named,
+            places: keeping.addresses.into_iter().map(place).collect(),
+            named: keeping.named,
+            own: keeping.own,
+            careful: keeping.careful,
+            cared: None,
+            free: false,
             told,
             wanted: false,
             quiet: false,
@@ -123,41 +190,85 @@ impl Keeper {
             call: Vec::new(),
             repeats: Vec::new(),
             connections: Vec::new(),
+            changed: None,
+            alive: Arc::new(()),
         }
     }
 
-    fn run(&mut self, orders: &Receiver<Order>) {
+    fn run(&mut self, orders: &Receiver<Order>, changes: &Receiver<()>) {
         let mut look = Instant::now();
         loop {
             let next = self.repeats.first().map_or(look, |at| look.min(*at));
-            match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Order::Probe) => self.probe(),
-                Ok(Order::Take(call)) => self.take(call),
-                Ok(Order::Announce(may)) => {
+            match hear(orders, changes, next) {
+                Heard::Order(Order::Probe) if self.careful => {
+                    self.nobody_else_has_them();
+                }
+                Heard::Order(Order::Probe) => self.probe(),
+                Heard::Order(Order::Take(call)) => self.take(call),
+                Heard::Order(Order::Announce(may)) => {
                     self.quiet = !may;
                     self.announce();
                     self.call_over();
                 }
-                Ok(Order::Release) => self.release(),
-                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return self.release(),
-                Err(RecvTimeoutError::Timeout) => {}
+                Heard::Order(Order::Release) => self.release(),
+                Heard::Order(Order::Ask(initiators)) => self.ask(&initiators),
+                Heard::Order(Order::AnnounceOwn) => self.announce_own_soon(),
+                Heard::Order(Order::End) | Heard::Over => return self.release(),
+                Heard::Change => look = Instant::now(),
+                Heard::Nothing => {}
             }
             let now = Instant::now();
             if self.repeats.first().is_some_and(|at| *at <= now) {
                 self.repeats.remove(0);
-                self.announce();
-                self.call_over();
-                // By now the old owner has had time to let go.
-                if self.repeats.len() == REPEATS.len() - 3
-                    && self.probed.is_none_or(|at| at.elapsed() > PROBE_AGE)
-                {
-                    self.probe();
-                }
+                self.repeat();
             }
             if look <= now {
                 self.look();
                 look = now + LOOK_PAUSE;
             }
+        }
+    }
+
+    /// What was said after taking is said again.
+    fn repeat(&mut self) {
+        self.announce_own();
+        if !self.wanted {
+            return;
+        }
+        self.announce();
+        self.call_over();
+        // By now the old owner has had time to let go.
+        let late = self.repeats.len() == REPEATS.len() - 3;
+        if late && !self.careful && self.probed.is_none_or(|at| at.elapsed() > PROBE_AGE) {
+            self.probe();
+        }
+    }
+
+    fn announce_own_soon(&mut self) {
+        self.announce_own();
+        let now = Instant::now();
+        self.repeats.extend(REPEATS.iter().map(|after| now + *after));
+        self.repeats.sort_unstable();
+    }
+
+    fn announce_own(&self) {
+        for ip in &self.own {
+            if let Ok(Some(found)) = interface::holder(*ip) {
+                if let Err(error) = interface::announce(&found, *ip) {
+                    log::debug!("{ip} is not announced on {}: {error}", found.name);
+                }
+            }
+        }
+    }
+
+    /// Does any of the initiators answer? Asked beside everything else.
+    fn ask(&self, known: &[ClientConnection]) {
+        let both = known.iter().chain(&self.connections);
+        let hosts: BTreeSet<IpAddr> = both.map(|it| it.remote.ip()).take(ASKED_MAX).collect();
+        let told = self.told.clone();
+        let ask = move || drop(told.send(Told::Asked(ask_hosts(&hosts))));
+        if let Err(error) = thread::Builder::new().name("ask".to_owned()).spawn(ask) {
+            log::warn!("the initiators are not asked: {error}");
         }
     }
 
@@ -179,7 +290,13 @@ impl Keeper {
         let began = Instant::now();
         self.wanted = true;
         self.quiet = false;
-        self.call = call;
+        let ours = |ip: IpAddr| !self.careful || self.places.iter().any(|place| place.address.ip == ip);
+        self.call = call.into_iter().filter(|client| ours(client.local.ip())).collect();
+        // It may have been asked when the peer fell silent.
+        let asked = self.cared.is_some_and(|at| at.elapsed() < CARE_PAUSE);
+        if self.careful && !(asked && self.free) && !self.nobody_else_has_them() {
+            return;
+        }
         self.add_missing();
         self.announce();
         self.tell_held();
@@ -187,6 +304,41 @@ impl Keeper {
         self.tell(Told::Taken { called: self.call.len(), after: began.elapsed() });
         let now = Instant::now();
         self.repeats = REPEATS.iter().map(|after| now + *after).collect();
+    }
+
+    /// Asks the link, and waits. What somebody else has is given up here, if it was.
+    fn nobody_else_has_them(&mut self) -> bool {
+        self.cared = Some(Instant::now());
+        let mut free = true;
+        for number in 0..self.places.len() {
+            let address = self.places[number].address;
+            let found = interface::find(&address, self.named.as_deref());
+            let asked = found.and_then(|found| {
+                let owner = interface::who_has(&found, address.ip, PROBE_PATIENCE)?;
+                if owner.is_some() {
+                    interface::remove(&found, &address)?;
+                }
+                Ok(owner)
+            });
+            let why = match asked {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(format!("{} is not taken: its owner answers for it", address.ip)),
+                Err(error) => Some(format!("cannot ask who has {}: {error}", address.ip)),
+            };
+            free &= why.is_none();
+            self.trouble(number, why);
+        }
+        self.tell_held();
+        self.free = free;
+        free
+    }
+
+    /// Careful: have they been looked after lately? Returns whether they may be here.
+    fn care(&mut self) -> bool {
+        if self.cared.is_some_and(|at| at.elapsed() < CARE_PAUSE) {
+            return false;
+        }
+        self.nobody_else_has_them()
     }
 
     fn add_missing(&mut self) {
@@ -291,9 +443,13 @@ impl Keeper {
     }
 
     fn look(&mut self) {
-        if self.wanted && (0..self.places.len()).any(|place| !self.is_here(place)) {
+        let may_add = self.wanted && (!self.careful || self.care());
+        if may_add && (0..self.places.len()).any(|place| !self.is_here(place)) {
             self.add_missing();
             self.announce();
+            if self.careful {
+                self.call_over();
+            }
         }
         self.tell_held();
         let clients = self.client_network();
@@ -301,9 +457,13 @@ impl Keeper {
             self.clients = Some(clients);
             self.tell(Told::Clients(clients));
         }
-        if self.wanted {
-            let service: BTreeSet<IpAddr> = self.places.iter().map(|place| place.address.ip).collect();
-            let mut connections = established(&service);
+        if self.wanted || !self.own.is_empty() {
+            let service = self.places.iter().filter(|_| self.wanted).map(|place| place.address.ip);
+            let mut connections = established(&service.chain(self.own.iter().copied()).collect());
+            if !self.wanted {
+                let left = |it: &&ClientConnection| !self.own.contains(&it.local.ip());
+                connections.extend(self.connections.iter().filter(left));
+            }
             connections.sort_unstable();
             if connections != self.connections {
                 self.connections.clone_from(&connections);
@@ -313,18 +473,17 @@ impl Keeper {
         // Addresses that were given up leave connections behind: the peer is to call them over, so it is still told.
     }
 
-    /// Down if the interface of any service address is.
+    /// Down if the interface of any service address is, or of any own one.
     fn client_network(&mut self) -> ClientNetwork {
+        let places = self.places.iter().filter_map(|place| match &place.interface {
+            Some(found) => Some(found.name.clone()),
+            None => Some(interface::find(&place.address, self.named.as_deref()).ok()?.name),
+        });
+        let own = self.own.iter().filter_map(|ip| Some(interface::holder(*ip).ok()??.name));
+        let names: BTreeSet<String> = places.chain(own).collect();
         let mut worst = ClientNetwork::Unknown;
-        for place in &self.places {
-            let name = match &place.interface {
-                Some(found) => found.name.clone(),
-                None => match interface::find(&place.address, self.named.as_deref()) {
-                    Ok(found) => found.name,
-                    Err(_) => continue,
-                },
-            };
-            match interface::state(&name) {
+        for name in &names {
+            match interface::state(name) {
                 ClientNetwork::Down => return ClientNetwork::Down,
                 ClientNetwork::Up => worst = ClientNetwork::Up,
                 ClientNetwork::Unknown => {}
@@ -332,6 +491,35 @@ impl Keeper {
         }
         worst
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the transmute is inside crossbeam's macro")]
+fn hear(orders: &Receiver<Order>, changes: &Receiver<()>, until: Instant) -> Heard {
+    let patience = until.saturating_duration_since(Instant::now());
+    select! {
+        recv(orders) -> it => it.map_or(Heard::Over, Heard::Order),
+        recv(changes) -> it => it.map_or(Heard::Nothing, |()| Heard::Change),
+        default(patience) => Heard::Nothing,
+    }
+}
+
+/// Asks those that are on a link of this host.
+fn ask_hosts(hosts: &BTreeSet<IpAddr>) -> Answer {
+    let mut links: Vec<(Interface, Vec<IpAddr>)> = Vec::new();
+    for ip in hosts {
+        let Ok(Some(found)) = interface::toward(*ip) else { continue };
+        match links.iter_mut().find(|(link, _)| link.name == found.name) {
+            Some((_, hosts)) => hosts.push(*ip),
+            None => links.push((found, vec![*ip])),
+        }
+    }
+    if links.is_empty() {
+        return Answer::NoneKnown;
+    }
+    let answers = |(link, hosts): &(Interface, Vec<IpAddr>)| {
+        interface::anyone(link, hosts, ANSWER_PATIENCE).unwrap_or(true)
+    };
+    if links.iter().any(answers) { Answer::Somebody } else { Answer::Nobody }
 }
 
 /// Connections of others to these addresses, by the kernel's list.
@@ -399,7 +587,8 @@ mod tests {
         let wanted = ClientConnection { local, remote: client.local_addr().expect("bound") };
         let (told, hear) = crossbeam_channel::unbounded();
         let address = ServiceAddress { ip: local.ip(), prefix: 8 };
-        let mut keeper = Keeper::new(vec![address], None, told);
+        let keeping = Keeping { addresses: vec![address], ..Keeping::default() };
+        let mut keeper = Keeper::new(keeping, told);
         keeper.wanted = true;
         keeper.look();
         // A hung engine's agent lets go at once, and the other one takes over a moment later.
@@ -434,7 +623,9 @@ mod tests {
         let (told, hear) = crossbeam_channel::unbounded();
         // TEST-NET-1 is nobody's (RFC 5737).
         let address = ServiceAddress { ip: "192.0.2.77".parse().expect("an address"), prefix: 24 };
-        let keeper = keep(vec![address], Some("no-such".to_owned()), taken, told).expect("a thread");
+        let keeping =
+            Keeping { addresses: vec![address], named: Some("no-such".to_owned()), ..Keeping::default() };
+        let keeper = keep(keeping, taken, told).expect("a thread");
         for order in [Order::Take(Vec::new()), Order::Take(Vec::new()), Order::End] {
             orders.send(order).expect("it lives");
         }

@@ -20,15 +20,20 @@ use crate::time::{Duration, Instant, earliest};
 use crate::units::NodeId;
 
 use super::detector::{Detector, Stale};
-use super::effect::{Ask, Effect, Note, Outbox, Own, Reason, Standing, Timing};
+use super::effect::{Ask, Effect, Note, Outbox, Own, Policy, Reason, Standing, Timing};
+use super::failback::Failback;
 use super::message::{
     ClientConnection, ClientNetwork, Datagram, Disk, EngineReport, EngineView, Link, Report, Role, Service,
 };
+use super::reach::{Answer, Reach};
+
+#[path = "hand_over.rs"]
+mod hand_over;
 
 /// How long the addresses stay here when the other node serves and does not say that it has them.
 const RELEASE_PATIENCE: Duration = Duration::from_millis(300);
 /// How long the way to the clients must be down before the service is moved for it.
-const CLIENTS_DOWN: Duration = Duration::from_secs(1);
+const CLIENTS_DOWN: Duration = Duration::from_millis(200);
 /// How long an ending agent waits for the service to move.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(8);
 /// How much longer the standby waits before it takes over for that: the primary can do it in better order.
@@ -80,8 +85,13 @@ pub struct Core {
     standby: bool,
     leaving_since: Option<Instant>,
     left: bool,
-    clients: ClientNetwork,
-    clients_since: Instant,
+    policy: Policy,
+    reach: Reach,
+    failback: Option<Failback>,
+    /// The dead peer's portal addresses: what was asked for, what is, and whether the peer had this node's.
+    stand_in_wanted: bool,
+    stand_in_held: bool,
+    stood_in_for: bool,
     /// What was asked for last of the addresses, and what is.
     addresses_wanted: bool,
     addresses_held: bool,
@@ -98,6 +108,7 @@ pub struct Core {
     peer_held_since: Option<Instant>,
     /// The peer serves, and its clients cannot reach it; they can reach this node.
     peer_cut_since: Option<Instant>,
+    began: Instant,
     /// This agent did not run for a while: until then it cannot tell others' silence from its own.
     blind_until: Instant,
     told_peer: Standing,
@@ -132,8 +143,12 @@ impl Core {
             standby: false,
             leaving_since: None,
             left: false,
-            clients: ClientNetwork::Unknown,
-            clients_since: now,
+            policy: Policy::default(),
+            reach: Reach::new(now),
+            failback: None,
+            stand_in_wanted: false,
+            stand_in_held: false,
+            stood_in_for: true,
             addresses_wanted: false,
             addresses_held: false,
             announcing: false,
@@ -144,11 +159,20 @@ impl Core {
             held_since: None,
             peer_held_since: None,
             peer_cut_since: None,
+            began: now,
             blind_until: now,
             told_peer: Standing::Unheard,
             told_engine: Own::Absent,
             next: None,
         }
+    }
+
+    /// With what the configuration adds.
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        let to_peer = policy.prefer.filter(|(node, _)| *node != self.me);
+        self.failback = to_peer.map(|(_, after)| Failback::new(after));
+        self.policy = policy;
+        self
     }
 
     // ---- inputs ----
@@ -221,11 +245,27 @@ impl Core {
         self.decide(now, out);
     }
 
-    /// The state of the way to the clients.
+    /// The state of the interface that the clients are behind.
     pub fn on_clients(&mut self, now: Instant, clients: ClientNetwork, out: &mut Outbox) {
-        if self.clients != clients {
-            self.clients = clients;
-            self.clients_since = now;
+        self.reach.on_cable(now, clients);
+        self.decide(now, out);
+    }
+
+    /// What came of [`Effect::AskClients`].
+    pub fn on_asked(&mut self, now: Instant, answer: Answer, out: &mut Outbox) {
+        self.reach.on_answer(now, answer);
+        self.decide(now, out);
+    }
+
+    /// Are the dead peer's portal addresses here?
+    pub fn on_stand_in(&mut self, now: Instant, held: bool, out: &mut Outbox) {
+        if self.stand_in_held != held {
+            self.stand_in_held = held;
+            out.push(Effect::Speak);
+            if held && !self.stand_in_wanted {
+                // An agent that was killed has left them.
+                out.push(Effect::StandIn(false));
+            }
         }
         self.decide(now, out);
     }
@@ -281,9 +321,10 @@ impl Core {
             engine,
             hears: self.detector.hears(now, self.timing.takeover_after),
             holds_addresses: self.addresses_held,
+            stands_in: self.stand_in_held,
             standby: self.standby,
             leaving: self.leaving_since.is_some(),
-            clients: self.clients,
+            clients: self.reach.word(),
         }
     }
 
@@ -302,6 +343,10 @@ impl Core {
 
     pub fn is_standby(&self) -> bool {
         self.standby
+    }
+
+    pub fn stands_in(&self) -> bool {
+        self.stand_in_held
     }
 
     pub fn holds_addresses(&self) -> bool {
@@ -400,10 +445,12 @@ impl Core {
     fn decide(&mut self, now: Instant, out: &mut Outbox) {
         self.next = None;
         self.watch(now, out);
+        self.look_for_clients(now, out);
         self.count_moves(now);
         self.decide_takeover(now, out);
         self.decide_hand_over(now, out);
         self.decide_addresses(now, out);
+        self.decide_stand_in(now, out);
         self.decide_leaving(now, out);
     }
 
@@ -544,7 +591,7 @@ impl Core {
     /// Only this node's way to the clients works.
     fn is_peer_cut_off(&self) -> bool {
         let peer = self.detector.report().map_or(ClientNetwork::Unknown, |(_, report)| report.clients);
-        self.clients == ClientNetwork::Up && peer == ClientNetwork::Down
+        self.reach.word() == ClientNetwork::Up && peer == ClientNetwork::Down
     }
 
     fn peer_is_certified_dead(&self) -> bool {
@@ -566,41 +613,6 @@ impl Core {
             (_, false) => self.timing.start_wait * 2,
         };
         Some((Reason::NobodyServes, unserved + wait))
-    }
-
-    fn decide_hand_over(&mut self, now: Instant, out: &mut Outbox) {
-        let Some(why) = self.hand_over_wanted(now) else { return };
-        if self.can_hand_over(now) {
-            self.ask(now, now, Ask::HandOver(why), out);
-        }
-    }
-
-    fn hand_over_wanted(&mut self, now: Instant) -> Option<&'static str> {
-        if self.leaving_since.is_some() {
-            // Refused once, it leaves without.
-            return (self.refusals == 0).then_some("the agent ends");
-        }
-        if self.standby {
-            return Some("this node is on standby");
-        }
-        let peer = self.detector.report().map_or(ClientNetwork::Unknown, |(_, report)| report.clients);
-        if self.clients != ClientNetwork::Down || peer != ClientNetwork::Up {
-            return None;
-        }
-        let since = self.clients_since + CLIENTS_DOWN;
-        let at = self.damped_until().map_or(since, |until| since.max(until));
-        self.due(now, at).then_some("the way to the clients is down")
-    }
-
-    /// Is the peer able to take the service in order?
-    fn can_hand_over(&self, now: Instant) -> bool {
-        let Some(own) = self.own_view(now) else { return false };
-        let serves = own.role == Role::Primary && own.service == Service::Both;
-        let ready = own.link == Link::Connected && own.in_sync == NodeSet::BOTH;
-        let peer = self.detector.report().is_some_and(|(_, report)| !report.standby && !report.leaving);
-        let view =
-            self.peer_view().is_some_and(|view| view.disk == Disk::Whole && view.role == Role::Secondary);
-        self.automatic && serves && ready && peer && view && self.standing(now) == Standing::Alive
     }
 
     // ---- the service addresses ----
@@ -712,7 +724,7 @@ impl Core {
         let waits = self.waits_for_hand_over(now);
         if waits {
             self.wake(since + LEAVE_PATIENCE);
-        } else if !self.addresses_held && !self.addresses_wanted {
+        } else if !self.addresses_held && !self.addresses_wanted && !self.stand_in_held {
             self.left = true;
             out.push(Effect::Left);
             return;

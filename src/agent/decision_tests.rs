@@ -56,22 +56,30 @@ struct Standby {
     asked: Vec<(u64, Ask)>,
     addresses: Vec<(u64, bool)>,
     effects: Vec<Effect>,
+    /// What comes of asking the initiators, at once.
+    initiators: Option<Answer>,
+    stand_in: Vec<(u64, bool)>,
 }
 
 impl Standby {
-    /// B beside a primary A; both in sync; the two have met.
     fn new() -> Self {
+        Self::with(Policy::default())
+    }
+
+    /// B beside a primary A; both in sync; the two have met.
+    fn with(policy: Policy) -> Self {
         let own = view(Role::Secondary, 3, NodeSet::BOTH);
         let peer = Report {
             engine: EngineReport::Alive { view: view(Role::Primary, 3, NodeSet::BOTH), beat_age_ms: 5 },
             hears: 0b11,
             holds_addresses: false,
+            stands_in: false,
             standby: false,
             leaving: false,
             clients: ClientNetwork::Up,
         };
         let mut standby = Self {
-            core: Core::new(B, timing(), true, 99, 2, at(0)),
+            core: Core::new(B, timing(), true, 99, 2, at(0)).with_policy(policy),
             now: 0,
             sequence: 0,
             own,
@@ -81,6 +89,8 @@ impl Standby {
             asked: Vec::new(),
             addresses: Vec::new(),
             effects: Vec::new(),
+            initiators: None,
+            stand_in: Vec::new(),
         };
         standby.run(1000);
         assert!(standby.asked.is_empty(), "{:?}", standby.asked);
@@ -142,6 +152,15 @@ impl Standby {
                     Effect::Addresses(wanted) => {
                         self.addresses.push((self.now, *wanted));
                         self.core.on_addresses(at(self.now), *wanted, &mut out);
+                    }
+                    Effect::StandIn(wanted) => {
+                        self.stand_in.push((self.now, *wanted));
+                        self.core.on_stand_in(at(self.now), *wanted, &mut out);
+                    }
+                    Effect::AskClients => {
+                        if let Some(answer) = self.initiators {
+                            self.core.on_asked(at(self.now), answer, &mut out);
+                        }
                     }
                     _ => {}
                 }
@@ -354,6 +373,144 @@ fn row_9_a_primary_without_clients_hands_over_to_one_that_has_them() {
     assert!(matches!(b.asked.as_slice(), [(_, Ask::HandOver(_))]), "{:?}", b.asked);
 }
 
+/// B serves, A follows, both in sync.
+fn serving(policy: Policy) -> Standby {
+    let mut b = Standby::with(policy);
+    b.own = view(Role::Primary, 4, NodeSet::BOTH);
+    b.own.primary = Some(B);
+    *b.peer_view() = view(Role::Secondary, 4, NodeSet::BOTH);
+    b.run(20_000);
+    assert!(b.asked.is_empty(), "{:?}", b.asked);
+    b
+}
+
+#[test]
+fn row_9_a_dead_cable_moves_the_service_in_a_moment() {
+    let mut b = serving(Policy::default());
+    let from = b.now;
+    let mut out = Vec::new();
+    b.core.on_clients(at(b.now), ClientNetwork::Down, &mut out);
+    b.take(out);
+    b.run(1000);
+    let (when, ask) = b.asked[0];
+    assert!(matches!(ask, Ask::HandOver(_)) && when <= from + 250, "{:?}", b.asked);
+}
+
+/// The cable is well, and what is behind it is not: the clients' network is silent, and the initiators say where.
+#[test]
+fn row_9_a_silent_network_is_asked_about_and_moves_the_service_if_nobody_answers() {
+    let policy = Policy { client_networks: 0b01, ..Policy::default() };
+    for (answer, moves) in [(Answer::Nobody, true), (Answer::Somebody, false), (Answer::NoneKnown, false)] {
+        let mut b = serving(policy);
+        let mut out = Vec::new();
+        b.core.on_clients(at(b.now), ClientNetwork::Up, &mut out);
+        b.take(out);
+        b.initiators = Some(answer);
+        let from = b.now;
+        b.networks = vec![1];
+        b.run(3000);
+        match moves {
+            true => {
+                assert!(matches!(b.asked[0], (when, Ask::HandOver(_)) if when <= from + 800), "{:?}", b.asked)
+            }
+            false => assert!(b.asked.is_empty(), "{answer:?}: {:?}", b.asked),
+        }
+        assert!(b.effects.contains(&Effect::AskClients));
+    }
+    // Silent everywhere is another matter.
+    let mut b = serving(policy);
+    b.networks.clear();
+    b.run(3000);
+    assert!(b.asked.is_empty() && !b.effects.contains(&Effect::AskClients));
+}
+
+/// A takes over and comes back; nothing goes back to it unless it is preferred, and has been well for long enough.
+#[test]
+fn a_preferred_node_gets_the_service_back_when_it_has_been_well() {
+    for prefer in [None, Some((B, ms(60_000))), Some((A, ms(60_000)))] {
+        let mut b = Standby::with(Policy { prefer, ..Policy::default() });
+        b.certify();
+        b.run(200);
+        b.promoted(4);
+        b.run(5000);
+        // A is back, and follows; first it is brought level.
+        let mut back = view(Role::Secondary, 4, NodeSet::only(B));
+        back.disk = Disk::Behind;
+        b.peer.engine = EngineReport::Alive { view: back, beat_age_ms: 5 };
+        b.own.link = Link::Connected;
+        b.run(100_000);
+        let asked = b.asked.len();
+        *b.peer_view() = view(Role::Secondary, 5, NodeSet::BOTH);
+        b.own = view(Role::Primary, 5, NodeSet::BOTH);
+        b.own.primary = Some(B);
+        let from = b.now;
+        b.run(59_000);
+        assert_eq!(b.asked.len(), asked, "{prefer:?}");
+        b.run(3000);
+        let moved = b.asked.len() > asked;
+        assert_eq!(moved, prefer.is_some_and(|(node, _)| node == A), "{prefer:?}: {:?}", b.asked);
+        if moved {
+            let (when, ask) = b.asked[asked];
+            assert!(matches!(ask, Ask::HandOver(_)) && when >= from + 60_000);
+        }
+    }
+}
+
+#[test]
+fn a_service_that_a_person_moved_stays_although_the_other_node_is_preferred() {
+    let mut b = Standby::with(Policy { prefer: Some((A, ms(5000))), ..Policy::default() });
+    b.own = view(Role::Primary, 4, NodeSet::BOTH);
+    b.own.primary = Some(B);
+    *b.peer_view() = view(Role::Secondary, 4, NodeSet::BOTH);
+    b.run(200_000);
+    assert!(b.asked.is_empty(), "{:?}", b.asked);
+}
+
+#[test]
+fn the_portals_of_a_dead_node_are_here_until_it_is_heard_again() {
+    let mut b = Standby::with(Policy { stands_in: true, ..Policy::default() });
+    // It was not stood in for; that is said once, at the first meeting.
+    assert_eq!(b.effects.iter().filter(|it| **it == Effect::AnnounceOwn).count(), 1);
+    b.networks.clear();
+    b.part();
+    b.run(2000);
+    assert!(b.stand_in.is_empty(), "not before this node serves");
+    b.promoted(4);
+    b.run(2000);
+    assert!(matches!(b.stand_in.as_slice(), [(_, true)]), "{:?}", b.stand_in);
+    assert!(b.core.report(at(b.now)).stands_in);
+    // Its agent is back; its engine not yet.
+    b.peer.engine = EngineReport::Absent;
+    b.networks = vec![0];
+    let from = b.now;
+    b.run(150);
+    assert!(matches!(b.stand_in.as_slice(), [_, (when, false)] if *when <= from + 100), "{:?}", b.stand_in);
+    // Only a node that is silent is stood in for.
+    b.run(10_000);
+    assert_eq!(b.stand_in.len(), 2);
+}
+
+#[test]
+fn portals_that_a_killed_agent_has_left_are_let_go() {
+    let mut core = Core::new(A, timing(), true, 5, 1, at(0))
+        .with_policy(Policy { stands_in: true, ..Policy::default() });
+    let mut out = Vec::new();
+    core.on_stand_in(at(1), true, &mut out);
+    assert!(out.contains(&Effect::StandIn(false)), "{out:?}");
+}
+
+#[test]
+fn a_node_that_was_stood_in_for_says_where_its_portals_are() {
+    let mut b = Standby::with(Policy { stands_in: true, ..Policy::default() });
+    let announced = |b: &Standby| b.effects.iter().filter(|it| **it == Effect::AnnounceOwn).count();
+    b.peer.stands_in = true;
+    b.run(1000);
+    assert_eq!(announced(&b), 1);
+    b.peer.stands_in = false;
+    b.run(1000);
+    assert_eq!(announced(&b), 2);
+}
+
 #[test]
 fn row_9_a_primary_without_clients_that_cannot_hand_over_is_replaced() {
     // Its arbiter is where its clients are, say.
@@ -363,10 +520,10 @@ fn row_9_a_primary_without_clients_that_cannot_hand_over_is_replaced() {
     b.take(out);
     let from = b.now;
     b.peer.clients = ClientNetwork::Down;
-    b.run(1400);
+    b.run(600);
     assert!(b.asked.is_empty(), "it may hand over by itself");
     b.run(400);
-    b.asked_within(from + 1500, 100, Reason::PeerCutOff);
+    b.asked_within(from + 700, 100, Reason::PeerCutOff);
     // Not when nobody can be reached from here either, and not for a moment.
     let mut b = Standby::new();
     b.peer.clients = ClientNetwork::Down;
@@ -376,7 +533,7 @@ fn row_9_a_primary_without_clients_that_cannot_hand_over_is_replaced() {
     b.take(out);
     for _ in 0..5 {
         b.peer.clients = ClientNetwork::Down;
-        b.run(1000);
+        b.run(500);
         b.peer.clients = ClientNetwork::Up;
         b.run(200);
     }

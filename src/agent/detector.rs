@@ -185,6 +185,7 @@ mod tests {
             engine: EngineReport::Absent,
             hears: 0,
             holds_addresses: false,
+            stands_in: false,
             standby: false,
             leaving,
             clients: ClientNetwork::Unknown,

@@ -1,6 +1,7 @@
 //! What a [`Core`](super::decision::Core) is made with, what it asks for, and what it tells.
 
 use crate::time::Duration;
+use crate::units::NodeId;
 
 /// How long is long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,17 @@ pub struct Timing {
     pub linger: Duration,
     /// How long they stay while requests are held.
     pub hold_grace: Duration,
+}
+
+/// What a configuration may add.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Policy {
+    /// Heartbeat networks that clients are on, a bit each.
+    pub client_networks: u8,
+    /// The node that is to serve when it can, and how long it must be well first.
+    pub prefer: Option<(NodeId, Duration)>,
+    /// Each node has portal addresses of its own, and the survivor takes a dead node's as well.
+    pub stands_in: bool,
 }
 
 impl Timing {
@@ -120,6 +132,13 @@ pub enum Effect {
     Addresses(bool),
     /// The addresses are here: announce them now, and whenever it is due; or not any more.
     Announce(bool),
+    /// Take the dead peer's portal addresses, unless somebody has them, or give them back; tell
+    /// [`Core::on_stand_in`](super::decision::Core::on_stand_in).
+    StandIn(bool),
+    /// The peer has given this node's portal addresses back: tell the link where they are.
+    AnnounceOwn,
+    /// Ask the initiators whether they are there; tell [`Core::on_asked`](super::decision::Core::on_asked).
+    AskClients,
     /// Send a heartbeat now, not at the next tick.
     Speak,
     Note(Note),

@@ -5,6 +5,7 @@
 //! at no other time. A control connection that merely breaks certifies nothing.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const DEATH_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the engine may take for what it is asked.
 const ASK_PATIENCE: Duration = Duration::from_secs(15);
+/// How long it may take for dropping connections.
+const DROP_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest line of the engine's that is read.
 const LINE_MAX: usize = 1 << 16;
 
@@ -39,6 +42,8 @@ pub enum News {
     Died(u64),
     /// The answer to what it was asked.
     Answered(Result<(), String>),
+    /// Connections to addresses that have left this node are no more.
+    Dropped,
 }
 
 /// Follows the engine at `socket` for ever, on threads of its own. What is sent on `asks` is asked of it, one by one.
@@ -58,6 +63,26 @@ pub fn follow(socket: PathBuf, every: Duration, asks: Receiver<Ask>, news: Sende
         for ask in asks {
             let answer = carry(&socket, ask);
             if news.send(News::Answered(answer)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Tells the engine which addresses have left this node, on a thread of its own: it is not to be kept waiting by a
+/// takeover. An engine that does not answer is gone, or hangs, and does nothing for these connections either.
+pub fn drop_connections(
+    socket: PathBuf,
+    addresses: Receiver<Vec<IpAddr>>,
+    news: Sender<News>,
+) -> io::Result<()> {
+    thread::Builder::new().name("dropper".to_owned()).spawn(move || {
+        for at in addresses {
+            if let Err(error) = exchange(&socket, Request::DropConnections { at }, DROP_PATIENCE) {
+                log::info!("the engine does not say that it dropped connections: {error}");
+            }
+            if news.send(News::Dropped).is_err() {
                 return;
             }
         }
@@ -187,7 +212,8 @@ fn carry(socket: &Path, ask: Ask) -> Result<(), String> {
         }
         Ask::HandOver(_) => Request::Switchover,
     };
-    let answer = exchange(socket, request).map_err(|error| format!("the engine does not answer: {error}"))?;
+    let answer = exchange(socket, request, ASK_PATIENCE)
+        .map_err(|error| format!("the engine does not answer: {error}"))?;
     match answer {
         Answer::Done(_) => Ok(()),
         Answer::Failure(failure) => Err(failure.what),
@@ -195,9 +221,9 @@ fn carry(socket: &Path, ask: Ask) -> Result<(), String> {
     }
 }
 
-fn exchange(socket: &Path, request: Request) -> io::Result<Answer> {
+fn exchange(socket: &Path, request: Request, patience: Duration) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ASK_PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     send(&mut stream, request)?;
     let mut line = String::new();
     BufReader::new(stream).take(LINE_MAX as u64).read_line(&mut line)?;

@@ -237,6 +237,7 @@ mod tests {
             engine: EngineReport::Absent,
             hears: 0,
             holds_addresses: false,
+            stands_in: false,
             standby: false,
             leaving: false,
             clients: ClientNetwork::Unknown,

@@ -39,6 +39,10 @@ pub fn find(address: &ServiceAddress, named: Option<&str>) -> io::Result<Interfa
             io::Error::new(io::ErrorKind::NotFound, what)
         })?,
     };
+    by_name(name)
+}
+
+fn by_name(name: String) -> io::Result<Interface> {
     for entry in getifaddrs()? {
         let link = entry.address.as_ref().and_then(|it| it.as_link_addr().copied());
         if let (true, Some(link)) = (entry.interface_name == name, link) {
@@ -92,6 +96,17 @@ pub fn is_here(ip: IpAddr) -> io::Result<bool> {
     Ok(getifaddrs()?.any(|entry| entry.address.as_ref().and_then(ip_of) == Some(ip)))
 }
 
+/// The interface that has the address itself.
+pub fn holder(ip: IpAddr) -> io::Result<Option<Interface>> {
+    let held = getifaddrs()?.find(|entry| entry.address.as_ref().and_then(ip_of) == Some(ip));
+    held.map(|entry| by_name(entry.interface_name)).transpose()
+}
+
+/// The interface whose link a host with this address is on.
+pub fn toward(ip: IpAddr) -> io::Result<Option<Interface>> {
+    by_subnet(ip)?.map(by_name).transpose()
+}
+
 /// Can the interface reach anything, as far as its driver knows?
 pub fn state(name: &str) -> ClientNetwork {
     let Ok(mut entries) = getifaddrs() else { return ClientNetwork::Unknown };
@@ -105,6 +120,26 @@ pub fn state(name: &str) -> ClientNetwork {
 }
 
 // ---- rtnetlink ----
+
+/// A socket that becomes readable when an interface changes, a cable that dies or comes back among that; a read waits for
+/// half a second.
+pub fn changes() -> io::Result<OwnedFd> {
+    let fd =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(500))?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK as u32))?;
+    Ok(fd)
+}
+
+/// Waits for a change. `false`: none came.
+pub fn await_change(changes: &OwnedFd) -> bool {
+    let mut message = [0; 8192];
+    // Too many changes to keep is a change as well.
+    !matches!(
+        recv(changes.as_raw_fd(), &mut message, MsgFlags::empty()),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR)
+    )
+}
 
 /// Adds the address. One that is there already is in order.
 pub fn add(interface: &Interface, address: &ServiceAddress) -> io::Result<()> {
@@ -227,6 +262,35 @@ pub fn who_has(interface: &Interface, ip: IpAddr, patience: Duration) -> io::Res
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// Does any of these hosts on the link answer? Asked a few times within `patience`.
+pub fn anyone(interface: &Interface, hosts: &[IpAddr], patience: Duration) -> io::Result<bool> {
+    const TRIES: u32 = 3;
+    let Some(mac) = interface.mac else { return Ok(true) };
+    let fd = frame_socket(SockProtocol::EthAll)?;
+    bind(fd.as_raw_fd(), &interface.link)?;
+    let began = Instant::now();
+    let mut frame = [0; 2048];
+    for turn in 1..=TRIES {
+        for host in hosts {
+            // A link that is down sends nothing, and nobody answers.
+            let _ = sendto(fd.as_raw_fd(), &packet::probe(*host, mac), &interface.link, MsgFlags::empty());
+        }
+        loop {
+            let left = (patience * turn / TRIES).saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let left = TimeVal::microseconds(left.as_micros().max(1) as i64);
+            setsockopt(&fd.as_fd(), sockopt::ReceiveTimeout, &left)?;
+            let Ok(length) = recv(fd.as_raw_fd(), &mut frame, MsgFlags::empty()) else { continue };
+            if hosts.iter().any(|host| packet::owner(&frame[..length], *host, mac).is_some()) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Sends the packet that makes an initiator notice that its connection has gone.

@@ -174,6 +174,8 @@ pub struct Report {
     pub hears: u8,
     /// The service addresses are on this node.
     pub holds_addresses: bool,
+    /// The receiver's portal addresses are on this node.
+    pub stands_in: bool,
     /// Takes no part: a person wants it so.
     pub standby: bool,
     /// The agent ends in order.
@@ -321,7 +323,10 @@ impl Datagram {
 
 fn write_report(report: &Report, to: &mut Writer<'_>) -> Result<(), Short> {
     let bit = |on: bool, at: u8| u8::from(on) << at;
-    let flags = bit(report.holds_addresses, 0) | bit(report.standby, 1) | bit(report.leaving, 2);
+    let flags = bit(report.holds_addresses, 0)
+        | bit(report.standby, 1)
+        | bit(report.leaving, 2)
+        | bit(report.stands_in, 3);
     let clients = match report.clients {
         ClientNetwork::Unknown => 0,
         ClientNetwork::Up => 1,
@@ -376,7 +381,7 @@ fn read_report(from: &mut Reader<'_>) -> Result<Report, Malformed> {
         2 => ClientNetwork::Down,
         _ => return Err(Malformed::Senseless),
     };
-    if flags > 0b111 {
+    if flags > 0b1111 {
         return Err(Malformed::Senseless);
     }
     let engine = match from.u8()? {
@@ -389,7 +394,15 @@ fn read_report(from: &mut Reader<'_>) -> Result<Report, Malformed> {
         _ => return Err(Malformed::Senseless),
     };
     let flag = |at: u8| flags & (1 << at) != 0;
-    Ok(Report { engine, hears, holds_addresses: flag(0), standby: flag(1), leaving: flag(2), clients })
+    Ok(Report {
+        engine,
+        hears,
+        holds_addresses: flag(0),
+        standby: flag(1),
+        leaving: flag(2),
+        stands_in: flag(3),
+        clients,
+    })
 }
 
 fn read_view(from: &mut Reader<'_>) -> Result<EngineView, Malformed> {
@@ -509,6 +522,7 @@ mod tests {
                 engine,
                 hears: 0b101,
                 holds_addresses: true,
+                stands_in: true,
                 standby: false,
                 leaving: true,
                 clients: ClientNetwork::Down,

@@ -5,7 +5,7 @@
 //! write longer nor serves a read less. The agent owns what cannot be checked against an epoch: addresses, ARP and
 //! neighbour advertisements, and the packets that make initiators reconnect at once.
 //!
-//! [`message`], [`packet`], [`detector`] and [`decision`] are pure: bytes and values in, effects out. The rest is sockets, threads
+//! [`message`], [`packet`], [`detector`], [`reach`], `failback` and [`decision`] are pure: bytes and values in, effects out. The rest is sockets, threads
 //! and the kernel. Absent on purpose: any knowledge of blocks, and any `unsafe`.
 
 pub mod addresses;
@@ -13,8 +13,10 @@ pub mod decision;
 pub mod detector;
 pub mod effect;
 pub mod engine;
+mod failback;
 pub mod heartbeat;
 pub mod interface;
 pub mod message;
 pub mod packet;
+pub mod reach;
 pub mod run;

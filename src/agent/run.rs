@@ -1,5 +1,6 @@
 //! The life of the agent: one thread that hears everyone, feeds the core, and carries out what it asks for.
 
+use std::net::IpAddr;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as WallInstant};
 
@@ -7,11 +8,12 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 
-use super::addresses::{self, Order, Told};
+use super::addresses::{self, Keeping, Order, Told};
 use super::decision::Core;
-use super::effect::{Ask, Effect, Note, Outbox, Own, Reason, Standing, Timing};
+use super::effect::{Ask, Effect, Note, Outbox, Own, Policy, Reason, Standing, Timing};
 use super::engine::{self, News};
 use super::heartbeat::{Heard, Network, Speaker, Voice};
+use super::interface;
 use super::message::{Key, Malformed};
 use crate::daemon::api::{AddressStatus, AgentStatus, Answer, NetworkStatus, Request, SCHEMA};
 use crate::daemon::config::{AgentConfig, Config, NodeConfig, Secret, ServiceAddress};
@@ -73,6 +75,73 @@ fn timing(agent: &AgentConfig) -> Timing {
     }
 }
 
+/// Heartbeat networks on which this node has addresses that initiators use, a bit each: by the interface.
+fn client_networks(networks: &[Network], agent: &AgentConfig, node: &NodeConfig) -> u8 {
+    let name = |found: std::io::Result<Option<interface::Interface>>| Some(found.ok()??.name);
+    let service = agent.service_addresses.iter();
+    let service =
+        service.filter_map(|it| Some(interface::find(it, node.service_interface.as_deref()).ok()?.name));
+    let own = node.portals.iter().filter_map(|portal| name(interface::holder(portal.ip())));
+    let links: Vec<String> = service.chain(own).collect();
+    let mut bits = 0;
+    for (number, network) in networks.iter().enumerate() {
+        let here = name(interface::holder(network.local.ip()));
+        bits |= u8::from(here.is_some_and(|link| links.contains(&link))) << number;
+    }
+    bits
+}
+
+/// A thread cannot be had.
+fn thread(error: std::io::Error) -> Failure {
+    Failure::failed(format!("a thread cannot be started: {error}"), "raise the limit of threads (ulimit -u)")
+}
+
+/// Random, and not 0.
+fn incarnation() -> Result<u64, Failure> {
+    let random = getrandom::u64();
+    let random = random
+        .map_err(|error| Failure::failed(format!("the kernel gives no random numbers: {error}"), ""))?;
+    Ok(random.max(1))
+}
+
+/// The networks that the two nodes share.
+fn networks(node: &NodeConfig, peer: &NodeConfig) -> Vec<Network> {
+    let pairs = node.heartbeat_addresses.iter().zip(&peer.heartbeat_addresses);
+    pairs.map(|(local, peer)| Network { local: *local, peer: *peer }).collect()
+}
+
+fn policy(config: &Config, agent: &AgentConfig, node: &NodeConfig, networks: &[Network]) -> Policy {
+    Policy {
+        client_networks: client_networks(networks, agent, node),
+        prefer: agent.prefer.map(|preferred| (preferred, agent.failback_after)),
+        stands_in: config.stands_in(),
+    }
+}
+
+/// What the two keepers keep: the service addresses, and a dead peer's portals.
+fn keepings(config: &Config, agent: &AgentConfig, node: &NodeConfig, peer: &NodeConfig) -> [Keeping; 2] {
+    let named = &node.service_interface;
+    let own = node.portals.iter().map(|portal| portal.ip()).collect();
+    let portals = if config.stands_in() { portal_addresses(peer) } else { Vec::new() };
+    [
+        Keeping { addresses: agent.service_addresses.clone(), named: named.clone(), own, careful: false },
+        Keeping { addresses: portals, named: named.clone(), own: Vec::new(), careful: true },
+    ]
+}
+
+/// A node's own portals, as addresses that the other one takes when it stands in.
+fn portal_addresses(node: &NodeConfig) -> Vec<ServiceAddress> {
+    let mut addresses: Vec<ServiceAddress> = Vec::new();
+    for ip in node.portals.iter().map(|portal| portal.ip()) {
+        // A host's address beside the subnet's own: it goes as it came, and takes no route with it.
+        let prefix = if ip.is_ipv4() { 32 } else { 128 };
+        if !addresses.iter().any(|other| other.ip == ip) {
+            addresses.push(ServiceAddress { ip, prefix });
+        }
+    }
+    addresses
+}
+
 struct Agent {
     core: Core,
     out: Outbox,
@@ -83,6 +152,13 @@ struct Agent {
     addresses: Vec<AddressState>,
     orders: Sender<Order>,
     keeper: Option<JoinHandle<()>>,
+    /// For the dead peer's portal addresses.
+    stand_in: Sender<Order>,
+    substitute: Option<JoinHandle<()>>,
+    stood_in: Receiver<Told>,
+    /// Those addresses, and who tells the engine that they have gone.
+    portals: Vec<IpAddr>,
+    drops: Sender<Vec<IpAddr>>,
     asks: Sender<Ask>,
     events: EventLog,
     heard: Receiver<Heard>,
@@ -116,6 +192,7 @@ enum Input {
     Heard(Heard),
     News(News),
     Told(Told),
+    StoodIn(Told),
     Call(Call),
     Signal(Signal),
     Nothing,
@@ -131,22 +208,13 @@ impl Agent {
         let peer = config.peer_of(node).expect("replication has two nodes");
         let events = EventLog::new(&node.name);
         let (socket, calls) = ControlSocket::open(&node.agent_socket(), events.clone())?;
-        let thread = |error: std::io::Error| {
-            Failure::failed(
-                format!("a thread cannot be started: {error}"),
-                "raise the limit of threads (ulimit -u)",
-            )
-        };
         let timing = timing(agent);
-        let incarnation = getrandom::u64()
-            .map_err(|error| Failure::failed(format!("the kernel gives no random numbers: {error}"), ""))?
-            .max(1);
-        let pairs = node.heartbeat_addresses.iter().zip(&peer.heartbeat_addresses);
-        let networks: Vec<Network> =
-            pairs.map(|(local, peer)| Network { local: *local, peer: *peer }).collect();
+        let incarnation = incarnation()?;
+        let networks = networks(node, peer);
         let began = now();
         // The configuration has refused an arbiter that cannot decide.
-        let core = Core::new(node.id, timing, true, incarnation, networks.len(), began);
+        let core = Core::new(node.id, timing, true, incarnation, networks.len(), began)
+            .with_policy(policy(config, agent, node, &networks));
         let (heard_tell, heard) = unbounded();
         let speaker = Speaker {
             node: node.id,
@@ -158,11 +226,16 @@ impl Agent {
         let voice = Voice::start(speaker, core.report(began), heard_tell).map_err(thread)?;
         let (orders, taken) = unbounded();
         let (told_tell, told) = unbounded();
-        let list = agent.service_addresses.clone();
-        let keeper =
-            addresses::keep(list, node.service_interface.clone(), taken, told_tell).map_err(thread)?;
+        let [service, portals] = keepings(config, agent, node, peer);
+        let keeper = addresses::keep(service, taken, told_tell).map_err(thread)?;
+        let (stand_in, taken) = unbounded();
+        let (told_tell, stood_in) = unbounded();
+        let substitute = addresses::keep(portals.clone(), taken, told_tell).map_err(thread)?;
+        let portals = portals.addresses.iter().map(|address| address.ip).collect();
         let (asks, asked) = unbounded();
         let (news_tell, news) = unbounded();
+        let (drops, dropped) = unbounded();
+        engine::drop_connections(node.socket(), dropped, news_tell.clone()).map_err(thread)?;
         engine::follow(node.socket(), agent.heartbeat, asked, news_tell).map_err(thread)?;
         events.push(Weight::Info, "started", format!("the agent of {} watches {}", node.name, peer.name));
         Ok(Self {
@@ -175,6 +248,11 @@ impl Agent {
             addresses: agent.service_addresses.iter().map(AddressState::new).collect(),
             orders,
             keeper: Some(keeper),
+            stand_in,
+            substitute: Some(substitute),
+            stood_in,
+            portals,
+            drops,
             asks,
             events,
             heard,
@@ -212,7 +290,8 @@ impl Agent {
         }
         // The addresses go before anything else ends.
         let _ = self.orders.send(Order::End);
-        if let Some(keeper) = self.keeper.take() {
+        let _ = self.stand_in.send(Order::End);
+        for keeper in [self.keeper.take(), self.substitute.take()].into_iter().flatten() {
             let _ = keeper.join();
         }
         self.events.push(Weight::Info, "ended", "the agent ends; the service addresses are not here");
@@ -228,6 +307,7 @@ impl Agent {
             recv(self.heard) -> it => it.map_or(Input::Nothing, Input::Heard),
             recv(self.news) -> it => it.map_or(Input::Nothing, Input::News),
             recv(self.told) -> it => it.map_or(Input::Nothing, Input::Told),
+            recv(self.stood_in) -> it => it.map_or(Input::Nothing, Input::StoodIn),
             recv(self.calls) -> it => it.map_or(Input::Nothing, Input::Call),
             recv(signals) -> it => it.map_or(Input::Nothing, Input::Signal),
             default(patience) => Input::Nothing,
@@ -243,7 +323,9 @@ impl Agent {
                 self.core.on_engine_died(time, incarnation, &mut self.out)
             }
             Input::News(News::Answered(answer)) => self.core.on_answer(time, answer, &mut self.out),
+            Input::News(News::Dropped) => self.core.on_stand_in(time, false, &mut self.out),
             Input::Told(told) => self.on_told(told),
+            Input::StoodIn(told) => self.on_stood_in(told),
             Input::Call(call) => self.on_call(call),
             Input::Signal(Signal::SIGTERM | Signal::SIGINT) => self.core.on_leave(time, &mut self.out),
             Input::Signal(_) | Input::Nothing => {}
@@ -283,6 +365,7 @@ impl Agent {
                 self.core.on_addresses(time, held, &mut self.out);
             }
             Told::Clients(state) => self.core.on_clients(time, state, &mut self.out),
+            Told::Asked(answer) => self.core.on_asked(time, answer, &mut self.out),
             Told::Connections(connections) => self.voice.set_clients(connections),
             Told::Taken { called, after } => {
                 let text =
@@ -304,6 +387,34 @@ impl Agent {
                     state.trouble = why;
                 }
             }
+        }
+    }
+
+    /// The keeper of the dead peer's portal addresses.
+    fn on_stood_in(&mut self, told: Told) {
+        match told {
+            Told::Held(true) => {
+                let text = format!("the portal addresses of {} are here", self.peer);
+                self.events.push(Weight::Warning, "stands_in", text);
+                self.core.on_stand_in(now(), true, &mut self.out);
+            }
+            Told::Held(false) if !self.core.stands_in() => {}
+            Told::Held(false) => {
+                // What came in by them must not be done here beside what is done there.
+                let _ = self.drops.send(self.portals.clone());
+                let text = format!("the portal addresses of {} are not here", self.peer);
+                self.events.push(Weight::Info, "stands_in_no_more", text);
+            }
+            Told::Trouble { address, why: Some(why) } => {
+                log::debug!("{address}: {why}");
+                self.events.push(Weight::Warning, "address_trouble", why);
+            }
+            Told::Taken { called, after } => {
+                let after = after.as_millis();
+                log::info!("portals of {}: {called} connections called over, in {after} ms", self.peer);
+            }
+            // The other keeper says what concerns the initiators.
+            _ => {}
         }
     }
 
@@ -349,6 +460,15 @@ impl Agent {
                 }
                 Effect::Addresses(false) => drop(self.orders.send(Order::Release)),
                 Effect::Announce(may) => drop(self.orders.send(Order::Announce(may))),
+                Effect::StandIn(true) => {
+                    let order = Order::Take(self.core.peer_clients().to_vec());
+                    let _ = self.stand_in.send(order);
+                }
+                Effect::StandIn(false) => drop(self.stand_in.send(Order::Release)),
+                Effect::AnnounceOwn => drop(self.orders.send(Order::AnnounceOwn)),
+                Effect::AskClients => {
+                    let _ = self.orders.send(Order::Ask(self.core.peer_clients().to_vec()));
+                }
                 Effect::Speak => speak = true,
                 Effect::Note(note) => self.note(note),
                 Effect::Left => self.left = true,
@@ -364,6 +484,7 @@ impl Agent {
         if let Note::Asked(Ask::TakeOver(Reason::PeerSilent)) = note {
             // While the engine takes over: is the old owner's kernel still there?
             let _ = self.orders.send(Order::Probe);
+            let _ = self.stand_in.send(Order::Probe);
         }
         let (weight, key, text) = words(&note, &self.node, &self.peer);
         self.events.push(weight, key, text);

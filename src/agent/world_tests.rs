@@ -156,6 +156,9 @@ impl World {
                 }
                 Effect::Speak => self.speak(number),
                 Effect::Announce(_) | Effect::Note(_) | Effect::Left => {}
+                Effect::StandIn(_) | Effect::AnnounceOwn | Effect::AskClients => {
+                    unreachable!("the policy asks for none of these")
+                }
             }
         }
     }

@@ -66,6 +66,10 @@ pub enum Request {
     Standby {
         on: bool,
     },
+    /// Of the agent: these addresses have left this node; what came in by them is over.
+    DropConnections {
+        at: Vec<std::net::IpAddr>,
+    },
     /// Drain and end.
     Down,
 }

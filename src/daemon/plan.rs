@@ -6,26 +6,60 @@ use std::sync::Arc;
 use super::access;
 use super::config::{Config, LUNS, NodeConfig, Paths, Secret};
 use super::failure::Failure;
-use crate::engine::LinkPlan;
+use crate::engine::{Face, LinkPlan};
 use crate::iscsi::TargetConfig;
 use crate::replication::handshake::LinkKey;
-use crate::scsi::{DeviceIdentity, LogicalUnit, PeerPort, Target, TargetPort};
+use crate::scsi::{DeviceIdentity, LogicalUnit, PeerPort, StandIn, Target, TargetPort};
 use crate::storage::{Layout, Superblock};
 use crate::units::Geometry;
 
 /// Portal group, target port and target port group of a service address; the same on both nodes (S4). Where the nodes
 /// have addresses of their own, those of node 0, and the next numbers are those of node 1.
 const PORTAL_GROUP: u16 = 1;
+/// Those of a service address beside the nodes' own addresses.
+const PORTAL_GROUP_BESIDE: u16 = 3;
 /// Extents kept hot on a large volume: 8 GiB, what a crash of the primary makes a resync copy at most.
 const HOT_EXTENTS_MAX: u32 = 2048;
 /// A small volume keeps this part of itself hot at most, so that a crash does not cost a full resync.
 const HOT_PART: u32 = 4;
 const HOT_EXTENTS_PER_LANE_MIN: u32 = 4;
 
-/// The target with its one disk, LUN 0.
-pub fn target(
+/// By which addresses an initiator has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Service,
+    OwnPortals,
+    /// Those of the other node, which is dead.
+    PeersPortals,
+}
+
+/// The target as this node shows it at its own addresses, and what is seen at others that may come here.
+pub fn targets(
     config: &Config,
     node: &NodeConfig,
+    superblock: &Superblock,
+    cache: bool,
+) -> Result<(Arc<TargetConfig>, Vec<Face>), Failure> {
+    if config.target.paths == Paths::Vip {
+        return Ok((target(config, node, Way::Service, superblock, cache)?, Vec::new()));
+    }
+    let mut faces = Vec::new();
+    if config.target.paths == Paths::Both {
+        let target = target(config, node, Way::Service, superblock, cache)?;
+        faces.push(Face { portals: config.target.portals.clone(), target, with_leader: true });
+    }
+    if let Some(peer) = config.peer_of(node).filter(|_| config.stands_in()) {
+        let target = target(config, peer, Way::PeersPortals, superblock, cache)?;
+        faces.push(Face { portals: peer.portals.clone(), target, with_leader: false });
+    }
+    Ok((target(config, node, Way::OwnPortals, superblock, cache)?, faces))
+}
+
+/// The target with its one disk, LUN 0, as it is seen at the addresses of `node`.
+fn target(
+    config: &Config,
+    node: &NodeConfig,
+    way: Way,
     superblock: &Superblock,
     volatile_cache: bool,
 ) -> Result<Arc<TargetConfig>, Failure> {
@@ -50,23 +84,15 @@ pub fn target(
     let physical = (config.target.physical_block_size.trailing_zeros() as u8).max(geometry.block_shift);
     let mut unit = LogicalUnit::new(identity, geometry, physical, volatile_cache)
         .map_err(|error| unsuitable(error.to_string()))?;
-    let alua = config.target.paths == Paths::Alua;
-    let group_of = |node: &NodeConfig| PORTAL_GROUP + if alua { u16::from(node.id.0) } else { 0 };
-    let group = group_of(node);
-    let peer = config.peer_of(node).filter(|_| alua);
     unit.provisioning = config.target.provisioning;
     unit.read_only = config.target.read_only;
     // Until the engine keeps it.
     unit.remembers = false;
-    let port = TargetPort {
-        target_name: name.clone(),
-        portal_group_tag: group,
-        relative_id: group,
-        target_port_group: group,
-        peer: peer.map(|peer| PeerPort { relative_id: group_of(peer), target_port_group: group_of(peer) }),
-    };
+    let port = port(config, node, way, &name);
+    let group = port.portal_group_tag;
+    let peer = config.peer_of(node).filter(|_| way != Way::Service);
     let scsi = Target::new(port, vec![(LUNS[0], unit)]).map_err(|error| unsuitable(format!("{error:?}")))?;
-    let own = config.portals_of(node);
+    let own = if way == Way::Service { &config.target.portals } else { &node.portals };
     let everywhere = own.iter().any(|portal| portal.ip().is_unspecified());
     let portals = match everywhere {
         // Which of this node's addresses a client can reach, only the client's own connection tells.
@@ -84,6 +110,32 @@ pub fn target(
         caps: config.target.caps,
         scsi,
     }))
+}
+
+fn group_of(node: &NodeConfig) -> u16 {
+    PORTAL_GROUP + u16::from(node.id.0)
+}
+
+/// The names of a port, the same wherever it is served.
+fn port(config: &Config, node: &NodeConfig, way: Way, name: &str) -> TargetPort {
+    let group = match (way, config.target.paths) {
+        (Way::Service, Paths::Both) => PORTAL_GROUP_BESIDE,
+        (Way::Service, _) => PORTAL_GROUP,
+        (Way::OwnPortals | Way::PeersPortals, _) => group_of(node),
+    };
+    let stand_in = match way {
+        Way::PeersPortals => StandIn::ThisPort,
+        _ if config.stands_in() => StandIn::Here,
+        _ => StandIn::Never,
+    };
+    let peer = config.peer_of(node).filter(|_| way != Way::Service).map(group_of);
+    TargetPort {
+        target_name: name.to_owned(),
+        portal_group_tag: group,
+        relative_id: group,
+        target_port_group: group,
+        peer: peer.map(|group| PeerPort { relative_id: group, target_port_group: group, stand_in }),
+    }
 }
 
 fn texts(portals: &[SocketAddr]) -> Vec<String> {

@@ -267,7 +267,7 @@ pub fn check_addresses(config: &Config, node: &NodeConfig) -> Result<(), Failure
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && shares_machine(config) => {
                 log::info!("event=portal_in_use the portal {portal} is in use now; the peer serves there?");
             }
-            Err(error) => return Err(address_failure("the portal", *portal, "target.portals", &error)),
+            Err(error) => return Err(address_failure("the portal", portal, "target.portals", &error)),
         }
     }
     let Some(address) = node.replication_address else { return Ok(()) };

@@ -151,18 +151,21 @@ impl Daemon {
         }
         let (socket, calls) = ControlSocket::open(&node.socket(), events.clone())?;
         let layout = opened.superblock.layout;
+        let cache = opened.data.facts().volatile_cache;
+        let (target, faces) = plan::targets(config, node, &opened.superblock, cache)?;
         let plan = EnginePlan {
-            standby_serves: config.target.paths == Paths::Alua,
+            standby_serves: config.target.paths != Paths::Vip,
             shards: node.shards,
             cpus: plan::cpus(node),
-            target: plan::target(config, node, &opened.superblock, opened.data.facts().volatile_cache)?,
+            target,
+            faces,
             data: opened.data,
             metadata: opened.metadata,
             superblock: opened.superblock,
             boot_id: boot_identifier()?,
             lanes: opened.lanes,
             hot_extents_per_lane: plan::hot_extents_per_lane(&layout),
-            portals: config.portals_of(node).to_vec(),
+            portals: config.portals_of(node),
             hold_limit: config.replication.as_ref().and_then(|replication| replication.hold_limit),
             link: secret.map(|secret| plan::link(config, node, secret)).transpose()?,
             tuning: Tuning::default(),
@@ -265,6 +268,10 @@ impl Daemon {
                 OperatorCommand::Connect { discard_my_data: *discard_my_data }
             }
             Request::Disconnect => OperatorCommand::Disconnect,
+            Request::DropConnections { at } => {
+                self.engine.request(EngineRequest::DropAt(at.clone()));
+                return call.answer(Answer::Done("connections to these addresses are dropped".to_owned()));
+            }
             // The control socket answers these itself.
             Request::Events { .. } => return,
         };

@@ -5,6 +5,7 @@ mod buffers;
 pub mod device;
 mod duplex;
 mod establish;
+mod faces;
 mod link_driver;
 mod mesh;
 mod op_slab;
@@ -24,6 +25,7 @@ mod zeroing;
 
 pub use buffers::{ArenaPlan, Quota};
 pub use establish::LinkPlan;
+pub use faces::Face;
 pub use registry::SessionInfo;
 pub use ring::{RingError, probe};
 pub use run::{Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, Tuning};

@@ -2,6 +2,7 @@
 //! answers that wait to be routed.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +58,8 @@ pub enum Message {
     LinkLost(SessionId, String),
     /// Shard 0 → all: drop every initiator (the node does not serve any more).
     DropInitiators,
+    /// Shard 0 → all: drop who is connected to these addresses.
+    DropAt(Arc<[IpAddr]>),
     /// Shard 0 → all: end the loop.
     Stop,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use super::buffers::{Arena, ArenaPlan, Purpose, ShardPool};
 use super::device::Device;
 use super::establish::{Establish, LinkPlan};
+use super::faces::Face;
 use super::mesh::{Endpoint, Waker, mesh};
 use super::plumbing::{Message, Plumbing, boot_time};
 use super::reactor::Reactor;
@@ -56,6 +57,8 @@ pub struct EnginePlan {
     /// Where initiators connect to.
     pub portals: Vec<SocketAddr>,
     pub target: Arc<TargetConfig>,
+    /// What initiators see at other addresses than this node's own.
+    pub faces: Vec<Face>,
     /// Do initiators log in also while the other node leads? Then this one forwards.
     pub standby_serves: bool,
     /// How long initiators' requests are held before they are answered NOT READY; `None`: for ever.
@@ -111,6 +114,8 @@ pub enum EngineRequest {
     Status { reply: Sender<EngineStatus> },
     /// Ask every initiator to log out (Asynchronous Message 1); who has not gone after so many seconds is disconnected.
     AskLogout { seconds: u16 },
+    /// These addresses have left this node: drop the connections to them.
+    DropAt(Vec<IpAddr>),
     /// From now on send who logs in to this portal, `ip:port` (login status 0101h); `None`: serve again.
     Redirect(Option<String>),
     /// Drop the initiators and the peer, finish what is under way, end. For an orderly end of service let
@@ -321,8 +326,13 @@ impl Seed {
         let resync_buffers = std::iter::from_fn(|| pool.purpose(Purpose::Resync).take(CHUNK_BYTES)).collect();
         let part = part(&plan, number, resync_buffers);
         let volume = VolumeDriver::new(part, data, metadata, plan.layout());
-        let portals = if number.0 == 0 { plan.portals.as_slice() } else { &[] };
-        let target = TargetDriver::new(plan.target.clone(), portals, plan.shards);
+        let faces = plan.faces.iter().flat_map(|face| &face.portals);
+        let mut portals = plan.portals.clone();
+        portals.extend(faces.copied());
+        portals.sort_unstable();
+        portals.dedup();
+        let portals = if number.0 == 0 { portals.as_slice() } else { &[] };
+        let target = TargetDriver::new(plan.target.clone(), plan.faces.clone(), portals, plan.shards);
         let plumbing =
             Plumbing::new(number, plan.layout().geometry, reactor, pool, endpoint, quiet, boot_time());
         let zero = channels.map(|(requests, events)| Box::new(zero(&plan, requests, events)));

@@ -4,6 +4,8 @@
 //! ask for is carried out at once; at the end each connection that has something to say says all of it in one send.
 //! The time is read once for each turn.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant as WallInstant};
 
 use super::buffers::Purpose;
@@ -27,8 +29,8 @@ const BACKLOG_SLEEP: Duration = Duration::from_micros(50);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a posture means to initiators with paths to both nodes.
-fn tell_leader(posture: &Posture, target: &mut TargetDriver) {
-    target.on_leader(match posture.service {
+fn tell_leader(posture: &Posture, target: &mut TargetDriver, plumbing: &mut Plumbing) {
+    let leader = match posture.service {
         Service::Standalone | Service::Alone | Service::Both => {
             Leader::Here { peer: posture.link == LinkRole::Lead }
         }
@@ -36,7 +38,8 @@ fn tell_leader(posture: &Posture, target: &mut TargetDriver) {
         Service::Held => return,
         Service::Closed if posture.forward => Leader::There,
         Service::Closed => Leader::Between,
-    });
+    };
+    target.on_leader(leader, plumbing);
 }
 
 /// When to look for news awake before sleeping: as long as it pays. A wake-up costs both sides more than a short look;
@@ -252,12 +255,13 @@ impl Shard {
             Message::ResetQuiet(id) => target.on_shard_quiet(id, plumbing),
             Message::AskLogout(seconds) => target.ask_logout(seconds, plumbing),
             Message::Posture(posture) => {
-                tell_leader(&posture, target);
+                tell_leader(&posture, target, plumbing);
                 volume.on_posture(posture, links, plumbing);
             }
             Message::AdoptLink(ready) => links.adopt(*ready, volume, plumbing),
             Message::DropSession(session) => links.drop_session(session, plumbing),
             Message::DropInitiators => target.drop_initiators(plumbing),
+            Message::DropAt(addresses) => target.drop_at(&addresses, plumbing),
             Message::Stop => self.stop(),
             Message::Report(report) => self.with_zero(|zero, shard| zero.on_report(report, shard)),
             Message::WantStats => {
@@ -319,7 +323,7 @@ impl Shard {
     /// Puts a posture in force on all shards.
     pub fn posture(&mut self, posture: Posture) {
         self.tell_others(|| Message::Posture(posture));
-        tell_leader(&posture, &mut self.target);
+        tell_leader(&posture, &mut self.target, &mut self.plumbing);
         self.volume.on_posture(posture, &mut self.links, &mut self.plumbing);
     }
 
@@ -329,6 +333,12 @@ impl Shard {
             self.tell_others(|| Message::DropInitiators);
         }
         self.target.serve(on, &mut self.plumbing)
+    }
+
+    /// Drops who is connected to these addresses, everywhere.
+    pub fn drop_at(&mut self, addresses: &Arc<[IpAddr]>) {
+        self.tell_others(|| Message::DropAt(addresses.clone()));
+        self.target.drop_at(addresses, &mut self.plumbing);
     }
 
     /// Asks every initiator to log out within `seconds`; who has not gone by then is disconnected.

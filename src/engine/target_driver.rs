@@ -7,13 +7,14 @@
 //! is shut down; the core hands back its buffers as its requests end; when the core is idle and the ring has let go,
 //! the connection is dropped and its number goes back to shard 0.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::buffers::{Arena, Purpose};
 use super::duplex::{Duplex, SendEnd};
+use super::faces::{self, Face};
 use super::plumbing::{ConnNo, Message, MovedConnection, Plumbing};
 use super::reactor::{File, ListenFor, StreamOwner};
 use super::registry::{CONNECTIONS_MAX, Entrant, Registry, SessionInfo};
@@ -73,6 +74,7 @@ struct Listener {
 /// See the module.
 pub struct TargetDriver {
     config: Arc<TargetConfig>,
+    faces: Vec<Face>,
     /// By connection number.
     conns: Vec<Option<Box<Conn>>>,
     /// Connections that may have something to send or want to receive at the end of the turn.
@@ -101,7 +103,7 @@ struct TurnedAway {
 }
 
 impl TargetDriver {
-    pub fn new(config: Arc<TargetConfig>, portals: &[SocketAddr], shards: u8) -> Self {
+    pub fn new(config: Arc<TargetConfig>, faces: Vec<Face>, portals: &[SocketAddr], shards: u8) -> Self {
         let listeners =
             portals.iter().map(|address| Listener { address: *address, file: None, armed: false }).collect();
         Self {
@@ -112,6 +114,7 @@ impl TargetDriver {
             listeners,
             registry: Registry::new(config.caps, shards),
             config,
+            faces,
             serving: false,
             leader: Leader::default(),
             elsewhere: None,
@@ -123,10 +126,25 @@ impl TargetDriver {
     }
 
     /// Who leads the volume from now on.
-    pub fn on_leader(&mut self, leader: Leader) {
+    pub fn on_leader(&mut self, leader: Leader, plumbing: &mut Plumbing) {
         self.leader = leader;
         for conn in self.conns.iter_mut().flatten() {
             conn.core.on_leader(leader);
+        }
+        self.drop_at(&faces::left(&self.faces, leader), plumbing);
+    }
+
+    /// Ends the connections of this shard to these addresses.
+    pub fn drop_at(&mut self, addresses: &[IpAddr], plumbing: &mut Plumbing) {
+        if addresses.is_empty() {
+            return;
+        }
+        for number in 0..self.conns.len() {
+            let Some(conn) = &self.conns[number] else { continue };
+            let local = sockets::local_address(conn.stream.file.as_fd());
+            if local.is_ok_and(|local| addresses.contains(&local.ip())) {
+                self.end(ConnNo(number as u32), plumbing);
+            }
         }
     }
 
@@ -221,6 +239,8 @@ impl TargetDriver {
         sockets::tune(fd.as_fd(), DEAD_AFTER)?;
         let local = sockets::local_address(fd.as_fd())?;
         let peer = sockets::peer_address(fd.as_fd())?;
+        let seen = faces::face_at(&self.faces, &self.config, local.ip(), self.leader);
+        let Some(config) = seen else { return Ok(()) };
         let mut random = [0; 33];
         getrandom::fill(&mut random).map_err(std::io::Error::other)?;
         let Some(number) = self.registry.connect(peer) else {
@@ -231,7 +251,7 @@ impl TargetDriver {
         let service = self.elsewhere.clone().map_or(Service::Open, Service::Moved);
         let portal = SocketAddr::new(local.ip(), local.port()).to_string();
         let arrival = Arrival { portal, peer: peer.ip(), entropy: Entropy(random), service };
-        let core = Connection::new(self.config.clone(), origin, arrival, plumbing.now);
+        let core = Connection::new(config, origin, arrival, plumbing.now);
         let file = plumbing.reactor.adopt(fd);
         self.insert(number, core, file, Inbound::new(), Phase::Open);
         self.conn(number).peer = Some(peer);

@@ -118,6 +118,7 @@ impl Zero {
                 }
             }
             EngineRequest::AskLogout { seconds } => shard.ask_logout(seconds),
+            EngineRequest::DropAt(addresses) => shard.drop_at(&addresses.into()),
             EngineRequest::Redirect(elsewhere) => shard.target.redirect(elsewhere),
             EngineRequest::Status { reply } => return self.begin_status(reply, shard),
             EngineRequest::Stop => {

@@ -160,8 +160,9 @@
 //! | the primary's agent is silent, the link to its engine is not | nothing: an agent has died |
 //! | the replication link is cut, the agents hear each other | nothing: the primary goes on alone |
 //! | the primary has held all requests for 5 s (`takeover_after` if it hears nobody) | try to take over: perhaps only it has lost the arbiter |
-//! | the primary's way to its clients is down for 1 s, the standby's is up | the primary hands over |
+//! | the primary's way to its clients is down for 0.2 s, the standby's is up | the primary hands over |
 //! | the same for half a second longer: its arbiter is where its clients are, say | try to take over |
+//! | the primary's disk has answered nothing for 7 s (see below) | its engine gives the lead to the standby, which takes over |
 //! | nobody serves after both were down | the last primary first; a node alone waits for `start_wait` (5 s) |
 //! | a person has demoted the primary | nothing, until a person promotes |
 //!
@@ -169,8 +170,17 @@
 //! its own leader has another one in a moment.
 //!
 //! Never for a copy that the newest record known to either agent leaves out. After a move, silence must last longer
-//! before the next (`hysteresis`, 5 s, doubling with every move within a minute); a certificate is not delayed. There
-//! is no automatic failback.
+//! before the next (`hysteresis`, 5 s, doubling with every move within a minute); a certificate is not delayed.
+//!
+//! *The way to the clients* is down when the interface says so (the kernel tells the agent at once), or when the networks
+//! that clients are on are silent while the peer is heard on another one, and none of the initiators answers when it is
+//! asked for its address (ARP, neighbour solicitation). Both agents ask; so a switch that is dead behind a living cable
+//! moves the service too, and only to the node that still has clients. Where no initiator is known on the link, the
+//! interface's word counts.
+//!
+//! *Failback* never happens by itself, unless `prefer = "stor-a"` names a node. Then the service goes back by a planned
+//! hand-over when that node has been alive, whole, and in sync for `failback_after` (60 s), twice as long with each time
+//! that it was lost within the hour; and only if it was lost: what a person moved with `switchover` stays.
 //!
 //! Heartbeats (every 100 ms, UDP) are authenticated with the pair's secret, and fresh: each names its sender's
 //! incarnation, counts up, and echoes what was heard, so a recording refreshes nothing. A primary's `peer_timeout` (400 ms
@@ -185,6 +195,25 @@
 //! initiator tries again at once, an unheard one after a second. It announces nothing meanwhile, and the new owner
 //! announces the addresses once more when the old one has let go. An engine that was stopped and wakes says first what
 //! was true before: its agent gives it no address while the other node leads in a newer epoch.
+//!
+//! *A node's own portals* (`paths = "alua"` or `"both"`): when a node is silent and the other one serves, the survivor's
+//! agent asks the link who has the dead node's portal addresses, takes those that nobody has, announces them, and tickles
+//! their initiators. What is seen there is the dead node's port: its portal group tag, relative port identifier and
+//! target port group, in the state active/non-optimized. While it has them, the survivor looks every second whether
+//! somebody else answers for them. They go back when that is so, or when anything is heard of the other node, before that
+//! serves; the connections to them are dropped, and the owner announces where they are. An address that a living kernel
+//! answers for (a node whose processes only are stopped) is left alone: two hosts with one address help nobody.
+//!
+//! # A disk that hangs
+//!
+//! A disk that fails says so; one that hangs says nothing, and whatever waits for it waits. It is taken for hung when no
+//! read, or nothing else, was answered for 7 s although something was asked, or one operation for 20 s. A slow disk
+//! answers something meanwhile.
+//!
+//! - The primary's, with a peer in sync: the primary answers nothing more, drops its initiators, names the peer in the
+//!   record, and the peer takes over. What the disk does later is no answer to anybody. The node must be restarted.
+//! - The secondary's: the primary goes on alone, and counts it in again when it has caught up.
+//! - The only copy's: it is waited for.
 //!
 //! # Coming back
 //!

@@ -81,6 +81,13 @@
 //! leads). The other forwards over the replication link, so every path works, also during a resync. A switchover keeps
 //! the sessions. A node that is not connected to the leader takes no sessions.
 //!
+//! `paths = "both"` offers both at once: `target.portals` names the service address, `[node.NAME]` the nodes' own. An
+//! initiator sees the one or the other, by which it comes: discovery at the service address names that address alone
+//! (portal group 3), at a node's address those of the nodes (groups 1 and 2).
+//!
+//! With `[agent]` the survivor takes a dead node's own portal addresses too, so that the paths to them fail and come back
+//! at once instead of hanging until the initiator's patience ends: see [`failover`](super::failover).
+//!
 //! # Initiators that come back fast
 //!
 //! After a lost connection an initiator waits DefaultTime2Wait before it logs in again. The target asks for none; Windows
@@ -97,7 +104,7 @@
 //! | `suspended` | the primary lost its peer and may not go on alone yet | bring the peer or the arbiter back; with `manual`: fence the peer, then `promote --force --i-have-fenced` |
 //! | `inactive` | nobody serves | `promote` on one node |
 //! | `split_brain` | both copies took writes apart | see [`failover`](super::failover) |
-//! | `failed` | this node's device failed | replace it, `init`, `up`: everything is copied from the peer |
+//! | `failed` | this node's device failed, or answered nothing for 7 s while the peer could serve (`disk_hangs`) | replace it, `init`, `up`: everything is copied from the peer |
 //!
 //! A daemon that is killed loses nothing: what was acknowledged is on both disks. Its peer takes over by `promote`; the
 //! killed one comes back with `up` and is resynchronised.

@@ -18,6 +18,19 @@ pub struct PeerPort {
     pub relative_id: u16,
     /// TARGET PORT GROUP, not that of this node's port.
     pub target_port_group: u16,
+    pub stand_in: StandIn,
+}
+
+/// Does a node serve at the port of the other one while that is dead?
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum StandIn {
+    /// A dead node's port is unavailable.
+    #[default]
+    Never,
+    /// It is served here as well.
+    Here,
+    /// This is such a port: the dead node's, whose addresses have come here. Its [`PeerPort`] is this node's own.
+    ThisPort,
 }
 
 /// Who leads, as initiators at this node see it.
@@ -52,8 +65,12 @@ const TRANSITION_SECONDS: u8 = 30;
 
 impl Leader {
     /// States of this node's group and of the other's.
-    fn states(self) -> [AccessState; 2] {
+    fn states(self, stand_in: StandIn) -> [AccessState; 2] {
         match self {
+            // As before the node died: an initiator has nothing to change when it is back.
+            Self::Here { peer: false } if stand_in != StandIn::Never => {
+                [AccessState::Optimized, AccessState::NonOptimized]
+            }
             Self::Here { peer: true } => [AccessState::Optimized, AccessState::NonOptimized],
             Self::Here { peer: false } => [AccessState::Optimized, AccessState::Unavailable],
             Self::There => [AccessState::NonOptimized, AccessState::Optimized],
@@ -79,7 +96,11 @@ pub(super) fn report(
         _ => return Err(SenseData::invalid_cdb_field(1)),
     };
     data_in.extend_from_slice(header);
-    let [own, other] = leader.states();
+    let stand_in = port.peer.map_or(StandIn::Never, |peer| peer.stand_in);
+    let [mut own, mut other] = leader.states(stand_in);
+    if stand_in == StandIn::ThisPort {
+        core::mem::swap(&mut own, &mut other);
+    }
     // A target that is at one node only has one group, which is always the best.
     let own = if port.peer.is_some() { own } else { AccessState::Optimized };
     let mut groups = [Some((port.target_port_group, port.relative_id, own)), None];
@@ -107,7 +128,11 @@ mod tests {
             portal_group_tag: group,
             relative_id: group,
             target_port_group: group,
-            peer: peer.map(|group| PeerPort { relative_id: group, target_port_group: group }),
+            peer: peer.map(|group| PeerPort {
+                relative_id: group,
+                target_port_group: group,
+                stand_in: StandIn::Never,
+            }),
         }
     }
 
@@ -126,6 +151,23 @@ mod tests {
         assert_eq!(groups(&b, Leader::There), [(1, 0x0, 1), (2, 0x1, 2)]);
         assert_eq!(groups(&b, Leader::Here { peer: false }), [(1, 0x3, 1), (2, 0x0, 2)]);
         assert_eq!(groups(&a, Leader::Between), [(1, 0xF, 1), (2, 0xF, 2)]);
+    }
+
+    #[test]
+    fn a_dead_nodes_port_keeps_its_names_at_the_node_that_stands_in() {
+        let with = |own, other, stand_in| {
+            let mut port = port(own, Some(other));
+            port.peer.as_mut().expect("there is one").stand_in = stand_in;
+            port
+        };
+        // Node 2 leads, node 1 is dead: through either port of node 2 the same is seen.
+        let (own, substitute) = (with(2, 1, StandIn::Here), with(1, 2, StandIn::ThisPort));
+        for leader in [Leader::Here { peer: false }, Leader::Here { peer: true }] {
+            for port in [&own, &substitute] {
+                assert_eq!(groups(port, leader), [(1, 0x1, 1), (2, 0x0, 2)]);
+            }
+        }
+        assert_eq!(groups(&substitute, Leader::There), [(1, 0x0, 1), (2, 0x1, 2)]);
     }
 
     #[test]

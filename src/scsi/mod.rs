@@ -28,7 +28,7 @@ mod target;
 mod unit_memory;
 mod vital_product;
 
-pub use alua::{Leader, PeerPort};
+pub use alua::{Leader, PeerPort, StandIn};
 pub use attention::UnitAttention;
 pub use cdb::{Access, ByteCheck, CDB_BYTES, Command, DefectForm, ModeForm, ModeSense, decode};
 pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, TARGET_NAME_MAX};

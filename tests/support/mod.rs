@@ -102,6 +102,7 @@ impl Disk {
             hold_limit: Some(std::time::Duration::from_secs(45)),
             portals: vec!["127.0.0.1:0".parse().expect("an address")],
             target: Arc::new(target(layout)),
+            faces: Vec::new(),
             link,
             tuning,
             mutants: Mutants::default(),

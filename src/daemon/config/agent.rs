@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::document::{ConfigError, Item, Section};
 use super::units::{self, UnitError};
+use crate::units::NodeId;
+
 use super::{ArbiterConfig, NodeConfig, Paths, ReplicationConfig, TargetConfig, socket_address};
 
 /// Heartbeat networks at most: the heartbeat has a bit for each.
@@ -32,6 +34,10 @@ pub struct AgentConfig {
     pub start_wait: Duration,
     /// Least time between two moves of the service for silence; doubles with every move.
     pub hysteresis: Duration,
+    /// The node that is to serve when it can; `None`: the service stays where it is.
+    pub prefer: Option<NodeId>,
+    /// How long that node must be well before the service goes back to it.
+    pub failback_after: Duration,
 }
 
 /// A service address with the length of its subnet's prefix.
@@ -47,7 +53,15 @@ impl std::fmt::Display for ServiceAddress {
     }
 }
 
-const KEYS: [&str; 5] = ["service_addresses", "heartbeat", "takeover_after", "start_wait", "hysteresis"];
+const KEYS: [&str; 7] = [
+    "service_addresses",
+    "heartbeat",
+    "takeover_after",
+    "start_wait",
+    "hysteresis",
+    "prefer",
+    "failback_after",
+];
 
 pub(super) fn read(
     root: &Section<'_>,
@@ -83,9 +97,28 @@ pub(super) fn read(
         takeover_after: time("takeover_after", ms(550), "150ms", "60s")?,
         start_wait: time("start_wait", ms(5000), "1s", "10m")?,
         hysteresis: time("hysteresis", ms(5000), "1s", "10m")?,
+        prefer: read_prefer(root, &section)?,
+        failback_after: time("failback_after", ms(60_000), "5s", "24h")?,
     };
     check_timings(&section, &config, replication.peer_timeout)?;
     Ok(Some(config))
+}
+
+/// A node's name; the nodes themselves are read later.
+fn read_prefer(root: &Section<'_>, section: &Section<'_>) -> Result<Option<NodeId>, ConfigError> {
+    let Some(item) = section.get("prefer") else {
+        return match section.get("failback_after") {
+            Some(item) => Err(item.error("nothing is given back unless \"prefer\" names a node")),
+            None => Ok(None),
+        };
+    };
+    let wanted = item.parse(|text| Ok(text.to_owned()))?;
+    let nodes = root.get("node").and_then(|all| all.open_table().ok());
+    let node = nodes.and_then(|all| all.get(&wanted)).and_then(|node| node.open_table().ok());
+    let Some(id) = node.and_then(|node| node.get("id")) else {
+        return Err(item.error(format!("there is no [node.{wanted}] with an id")));
+    };
+    Ok(Some(NodeId(id.integer(0..2)? as u8)))
 }
 
 /// Silence must be long enough to be silence, and the primary must be the first to notice a cut link.
@@ -139,8 +172,8 @@ fn read_service_addresses(
             return Err(item.error(format!("service address {} is given twice", address.ip)));
         }
         let listens = |portal: &SocketAddr| {
-            portal.ip() == address.ip
-                || (portal.ip().is_unspecified() && portal.is_ipv4() == address.ip.is_ipv4())
+            let everywhere = portal.ip().is_unspecified() && target.paths == Paths::Vip;
+            portal.ip() == address.ip || (everywhere && portal.is_ipv4() == address.ip.is_ipv4())
         };
         if !target.portals.iter().any(listens) {
             let problem = format!(
@@ -307,8 +340,11 @@ heartbeat_addresses = ["192.0.2.2:7791", "10.0.0.2:7791"]
         let config = parse(|text| text).expect("right");
         let agent = config.agent.expect("there is one");
         assert_eq!(agent.takeover_after.as_millis(), 550);
-        assert_eq!(config.replication.expect("a pair").peer_timeout.as_millis(), 400);
+        assert_eq!(config.replication.as_ref().expect("a pair").peer_timeout.as_millis(), 400);
         assert_eq!(config.nodes[1].heartbeat_addresses.len(), 2);
+        assert!(agent.prefer.is_none() && !config.nodes.is_empty());
+        let prefer = |text: String| text.replacen("[agent]", "[agent]\nprefer = \"b\"", 1);
+        assert_eq!(parse(prefer).expect("right").agent.expect("there is one").prefer, Some(super::NodeId(1)));
     }
 
     #[test]
@@ -321,6 +357,8 @@ heartbeat_addresses = ["192.0.2.2:7791", "10.0.0.2:7791"]
         };
         for (from, to, words) in [
             ("kind = \"file\"\npath = \"/a\"", "kind = \"manual\"", "dead peer from a cut link"),
+            ("[agent]", "[agent]\nprefer = \"c\"", "no [node.c]"),
+            ("[agent]", "[agent]\nfailback_after = \"1m\"", "unless \"prefer\" names a node"),
             ("[agent]", "[agent]\nheartbaet = \"1s\"", "did you mean \"heartbeat\"?"),
             ("[agent]", "[agent]\ntakeover_after = \"150ms\"", "three heartbeats"),
             ("[agent]", "[agent]\ntakeover_after = \"400ms\"", "more than replication.peer_timeout"),

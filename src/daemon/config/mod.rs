@@ -82,7 +82,7 @@ pub struct VolumeConfig {
 pub struct TargetConfig {
     pub iqn: String,
     pub paths: Paths,
-    /// The service address; empty with [`Paths::Alua`], where each node has its own.
+    /// The service address; empty with [`Paths::Alua`].
     pub portals: Vec<SocketAddr>,
     /// ASCII, at most 8 characters (SPC-4 §6.6.2).
     pub vendor: String,
@@ -111,6 +111,8 @@ pub enum Paths {
     Vip,
     /// By an address of each node, at the same time (multipath with ALUA).
     Alua,
+    /// Either way: an initiator sees the service address or the nodes' own, by which of them it comes.
+    Both,
 }
 
 /// `[replication]` and `[arbiter]`
@@ -132,7 +134,7 @@ pub struct NodeConfig {
     pub disk: PathBuf,
     /// A device of its own for the metadata; `None`: at the end of `disk`.
     pub metadata: Option<PathBuf>,
-    /// This node's portals; present exactly with [`Paths::Alua`].
+    /// This node's portals; empty with [`Paths::Vip`].
     pub portals: Vec<SocketAddr>,
     /// Present exactly when there is replication.
     pub replication_address: Option<SocketAddr>,
@@ -147,12 +149,17 @@ pub struct NodeConfig {
 }
 
 impl Config {
-    /// Where the target listens on `node`.
-    pub fn portals_of<'a>(&'a self, node: &'a NodeConfig) -> &'a [SocketAddr] {
-        match self.target.paths {
-            Paths::Vip => &self.target.portals,
-            Paths::Alua => &node.portals,
-        }
+    /// Where initiators find `node` while nothing is wrong; the first is the one to name.
+    pub fn portals_of(&self, node: &NodeConfig) -> Vec<SocketAddr> {
+        self.target.portals.iter().chain(&node.portals).copied().collect()
+    }
+
+    /// Does a node take a dead one's portal addresses?
+    pub fn stands_in(&self) -> bool {
+        // Two nodes on one machine have nothing to take from each other.
+        let loopback =
+            self.nodes.iter().flat_map(|node| &node.portals).any(|portal| portal.ip().is_loopback());
+        self.agent.is_some() && self.target.paths != Paths::Vip && !loopback
     }
 }
 
@@ -297,7 +304,7 @@ fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
     let iqn = section.require("iqn", "\"iqn.2026-11.lan.example:vol1\"")?.parse(iscsi_name)?;
     let paths = read_paths(&section)?;
     let portals = match (paths, section.get("portals")) {
-        (Paths::Vip, _) => read_portals(&section.require("portals", "[\"192.0.2.10:3260\"]")?)?,
+        (Paths::Vip | Paths::Both, _) => read_portals(&section.require("portals", "[\"192.0.2.10:3260\"]")?)?,
         (Paths::Alua, None) => Vec::new(),
         (Paths::Alua, Some(item)) => {
             return Err(item.error("with paths = \"alua\" each node has its own; move them to [node.NAME]"));
@@ -337,6 +344,7 @@ fn read_paths(section: &Section<'_>) -> Result<Paths, ConfigError> {
     item.parse(|text| match text {
         "vip" => Ok(Paths::Vip),
         "alua" => Ok(Paths::Alua),
+        "both" => Ok(Paths::Both),
         other => {
             Err(UnitError(format!("{other:?} is not a way to reach a volume; \"vip\" and \"alua\" are")))
         }
@@ -367,7 +375,7 @@ fn read_node_portals(section: &Section<'_>, paths: Paths) -> Result<Vec<SocketAd
                 "nodes have portals of their own with [target] paths = \"alua\"; add it, or use target.portals",
             ));
         }
-        (Paths::Alua, _) => section.require("portals", "[\"192.0.2.11:3260\"]")?,
+        (Paths::Alua | Paths::Both, _) => section.require("portals", "[\"192.0.2.11:3260\"]")?,
     };
     let portals = read_portals(&own)?;
     match portals.iter().find(|portal| portal.ip().is_unspecified()) {

@@ -35,7 +35,7 @@ pub(super) struct Cluster {
 impl Cluster {
     pub(super) fn new() -> Self {
         let at = |own, peer| {
-            let peer = PeerPort { relative_id: peer, target_port_group: peer };
+            let peer = PeerPort { relative_id: peer, target_port_group: peer, stand_in: Default::default() };
             let port = TargetPort { relative_id: own, target_port_group: own, peer: Some(peer), ..port() };
             let unit = LogicalUnit { provisioning: Provisioning::Thin, ..unit_of(9, BLOCKS) };
             Target::new(port, vec![(0, unit)]).expect("a good target")
