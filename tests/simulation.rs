@@ -48,6 +48,16 @@ fn every_planted_bug_of_the_protocol_is_found() {
         let outcome = explore(&bounds, 3_000_000, 2);
         assert!(outcome.violation.is_some(), "{} {} is not found", planted.rule, planted.name);
     }
+    for (planted, _) in suite::REMARKS {
+        let bounds = Bounds { mutants: Mutants::only(planted.mutant), ..planted.bounds };
+        let outcome = explore(&bounds, 3_000_000, 2);
+        assert!(
+            outcome.violation.is_none() && outcome.exhausted,
+            "{} {}: {outcome:?}",
+            planted.rule,
+            planted.name
+        );
+    }
 }
 
 #[cfg(feature = "mutants")]

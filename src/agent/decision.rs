@@ -595,7 +595,15 @@ impl Core {
     }
 
     fn peer_is_certified_dead(&self) -> bool {
-        self.detector.report().is_some_and(|(_, report)| matches!(report.engine, EngineReport::Dead { .. }))
+        self.certificate().is_some()
+    }
+
+    /// The peer's agent certifies that its engine has died: the epoch that the dead told last.
+    pub fn certificate(&self) -> Option<Epoch> {
+        match self.detector.report()?.1.engine {
+            EngineReport::Dead { view } => Some(view.epoch),
+            EngineReport::Absent | EngineReport::Alive { .. } => None,
+        }
     }
 
     /// Both engines live, and neither serves.

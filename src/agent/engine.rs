@@ -34,6 +34,14 @@ const DROP_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest line of the engine's that is read.
 const LINE_MAX: usize = 1 << 16;
 
+/// What the engine is asked for, and what goes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Errand {
+    pub ask: Ask,
+    /// The peer's engine is certified dead, and this was the epoch that it told last.
+    pub died: Option<Epoch>,
+}
+
 /// What is told of the engine.
 #[derive(Clone, Debug)]
 pub enum News {
@@ -47,7 +55,12 @@ pub enum News {
 }
 
 /// Follows the engine at `socket` for ever, on threads of its own. What is sent on `asks` is asked of it, one by one.
-pub fn follow(socket: PathBuf, every: Duration, asks: Receiver<Ask>, news: Sender<News>) -> io::Result<()> {
+pub fn follow(
+    socket: PathBuf,
+    every: Duration,
+    asks: Receiver<Errand>,
+    news: Sender<News>,
+) -> io::Result<()> {
     let (path, teller) = (socket.clone(), news.clone());
     thread::Builder::new().name("engine".to_owned()).spawn(move || {
         loop {
@@ -60,8 +73,8 @@ pub fn follow(socket: PathBuf, every: Duration, asks: Receiver<Ask>, news: Sende
         }
     })?;
     thread::Builder::new().name("asker".to_owned()).spawn(move || {
-        for ask in asks {
-            let answer = carry(&socket, ask);
+        for errand in asks {
+            let answer = carry(&socket, errand);
             if news.send(News::Answered(answer)).is_err() {
                 return;
             }
@@ -204,11 +217,12 @@ fn view(beat: &Beat) -> EngineView {
 }
 
 /// Asks the engine and waits for its answer; `Err` in words.
-fn carry(socket: &Path, ask: Ask) -> Result<(), String> {
+fn carry(socket: &Path, Errand { ask, died }: Errand) -> Result<(), String> {
     let request = match ask {
         Ask::TakeOver(reason) => {
             let automatic = Some(reason.word().to_owned());
-            Request::Promote { seed: false, fenced: None, unmet: false, automatic }
+            let died_epoch = died.map(|epoch| epoch.0);
+            Request::Promote { seed: false, fenced: None, unmet: false, automatic, died_epoch }
         }
         Ask::HandOver(_) => Request::Switchover,
     };
@@ -282,12 +296,14 @@ mod tests {
             request
         });
         let ask = Ask::TakeOver(super::super::effect::Reason::EngineDied);
-        assert_eq!(carry(&path, ask), Err("not in sync".to_owned()));
+        let errand = Errand { ask, died: Some(Epoch(7)) };
+        assert_eq!(carry(&path, errand), Err("not in sync".to_owned()));
         let request = engine.join().expect("no panic");
         assert!(
             request.contains(r#""verb":"promote""#) && request.contains(r#""automatic":"engine_died""#),
             "{request}"
         );
-        assert!(carry(&path, ask).is_err_and(|why| why.contains("does not answer")));
+        assert!(request.contains(r#""died_epoch":7"#), "{request}");
+        assert!(carry(&path, errand).is_err_and(|why| why.contains("does not answer")));
     }
 }

@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::addresses::{self, Keeping, Order, Told};
 use super::decision::Core;
 use super::effect::{Ask, Effect, Note, Outbox, Own, Policy, Reason, Standing, Timing};
-use super::engine::{self, News};
+use super::engine::{self, Errand, News};
 use super::heartbeat::{Heard, Network, Speaker, Voice};
 use super::interface;
 use super::message::{Key, Malformed};
@@ -159,7 +159,7 @@ struct Agent {
     /// Those addresses, and who tells the engine that they have gone.
     portals: Vec<IpAddr>,
     drops: Sender<Vec<IpAddr>>,
-    asks: Sender<Ask>,
+    asks: Sender<Errand>,
     events: EventLog,
     heard: Receiver<Heard>,
     news: Receiver<News>,
@@ -453,7 +453,10 @@ impl Agent {
         let mut speak = false;
         for effect in std::mem::take(&mut self.out) {
             match effect {
-                Effect::Ask(ask) => drop(self.asks.send(ask)),
+                Effect::Ask(ask) => {
+                    let died = self.core.certificate();
+                    let _ = self.asks.send(Errand { ask, died });
+                }
                 Effect::Addresses(true) => {
                     let order = Order::Take(self.core.peer_clients().to_vec());
                     let _ = self.orders.send(order);

@@ -6,8 +6,9 @@
 //! | R1 | rights grow only by a successful compare-and-swap; a read is a hint, a time-out no answer | [`Change::proposal`], [`Change::on_answer`] |
 //! | R2 | frames of an older epoch are refused; before a bid for the lead the link is closed and the own disk drained | [`is_refused`], [`Change::steps`] |
 //! | R3 | an answer needs every member of the acting set; it shrinks when the change *succeeded*, grows when it is *asked for* | [`Change::steps`], [`may_act_alone`] |
-//! | R4 | a read waits for overlapping writes and, with a peer in sync, for its confirmation begun after the read came | `replication::confirm`, `replication::conflict_set` |
-//! | R5, R6 | leases, and waiting them out after a start | none: reads are confirmed, no clock is trusted, so nothing is waited for |
+//! | R4 | a read waits for overlapping writes and, with a peer in sync, for its confirmation begun after the read came (or, where leased, a lease) | `replication::confirm`, `replication::conflict_set`, [`Lease::covers`] |
+//! | R5 | where reads are leased: the follower promises to bid for nothing so long, the leader uses it for less | [`Promise`], [`Lease`], [`Step::Outwait`] |
+//! | R6 | after a start a node waits as if it had just promised, before it bids; one that the record names as well | [`Promise::at_start`], [`Change::steps`] |
 //! | R7 | a restarted primary claims the record before it serves; not if its cache lost what the peer still has | [`Gate::check`], [`may_lack_writes`] |
 //! | R8 | nor is a secondary promoted that lost its cache | [`Gate::check`], [`may_lack_writes`] |
 //! | R9 | what may differ is marked before it can, and unmarked when both disks have flushed it | `volume::lane` |
@@ -22,6 +23,8 @@
 
 use crate::units::NodeId;
 
+#[cfg(doc)]
+use super::lease::{Lease, Promise};
 use super::{Epoch, NodeSet, Record};
 
 /// The arbiter's answer to a compare-and-swap. A time-out is not an answer: the driver asks until it has one (R1).
@@ -72,6 +75,8 @@ pub enum Step {
     Settle,
     /// The own device.
     Flush,
+    /// R5, R6: what this node has promised, or may have promised before it started, is over.
+    Outwait,
     /// The compare-and-swap.
     Ask,
     /// The superblock.
@@ -101,14 +106,15 @@ impl Change {
 
     /// The steps, in order.
     pub const fn steps(self) -> &'static [Step] {
-        use Step::{Act, Ask, Flush, Read, Record, Settle};
+        use Step::{Act, Ask, Flush, Outwait, Read, Record, Settle};
         match self {
             // The read comes late: the answers that are held need the disk to be quiet anyway, and as long as nothing
             // was asked for a peer that comes back ends the wait.
             Self::Alone => &[Settle, Flush, Read, Ask, Record, Act],
-            Self::Promote => &[Read, Settle, Flush, Ask, Record, Act],
+            // With the link closed nothing new is promised, so the wait has an end.
+            Self::Promote => &[Read, Settle, Flush, Outwait, Ask, Record, Act],
             // Nothing is to be drained or flushed: both copies stay in sync.
-            Self::PromoteBeside => &[Read, Ask, Record, Act],
+            Self::PromoteBeside => &[Read, Outwait, Ask, Record, Act],
             Self::Add => &[Settle, Ask, Record, Act],
             // The peer records it before its first answer, the old primary when it follows.
             Self::HandOver => &[Read, Settle, Flush, Ask, Act],

@@ -91,6 +91,19 @@ fn r3_what_the_record_says_already_is_not_asked_again() {
 }
 
 #[test]
+fn r5_r6_who_bids_for_the_lead_has_outwaited_its_promise_with_the_link_closed() {
+    for change in [Change::Promote, Change::PromoteBeside] {
+        let wait = place(change, Step::Outwait);
+        assert!(wait.is_some() && wait < place(change, Step::Ask), "{change:?}");
+        assert!(place(change, Step::Settle) < wait, "{change:?}");
+    }
+    // The others are a leader's own, who follows nobody, or name the peer.
+    for change in [Change::Alone, Change::Add, Change::HandOver, Change::Surrender] {
+        assert_eq!(place(change, Step::Outwait), None, "{change:?}");
+    }
+}
+
+#[test]
 fn r7_r8_a_copy_that_may_lack_writes_is_not_served() {
     let both = record(3, ME, NodeSet::BOTH);
     assert!(may_lack_writes(ME, both, true) && may_lack_writes(PEER, both, true));

@@ -139,13 +139,14 @@ fn tell(failure: &Failure, mutant: Option<&str>) {
 fn report(shards: u8, summary: &Summary, failed: usize, begun: Instant) {
     let Summary { seeds, tally } = summary;
     println!(
-        "{shards} shards: {seeds} seeds, {failed} failed; {} events, {} writes ({} zeroes, {} under lock), {} reads, {} flushes, {} crashes, {} sessions, \
+        "{shards} shards: {seeds} seeds, {failed} failed; {} events, {} writes ({} zeroes, {} under lock), {} reads ({} by lease), {} flushes, {} crashes, {} sessions, \
          {} promotions, {} resyncs, {} answers alone; {:.1} s",
         tally.events,
         tally.writes,
         tally.zeroes,
         tally.updates,
         tally.reads,
+        tally.leased,
         tally.flushes,
         tally.crashes,
         tally.sessions,

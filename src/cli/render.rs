@@ -36,6 +36,14 @@ pub fn status(status: &Status) -> String {
             if status.in_sync.is_empty() { "none yet".to_owned() } else { status.in_sync.join(", ") };
         let _ = write!(text, "\n  epoch {}, in sync: {holders}", status.epoch);
     }
+    if let Some(reads) = status.reads.as_ref().filter(|reads| reads.mode == "lease") {
+        let state = match (reads.lease_milliseconds, reads.promised_milliseconds) {
+            (Some(left), _) => format!("held for {left} ms"),
+            (None, Some(left)) => format!("granted to the peer for {left} ms"),
+            (None, None) => "none held, reads are confirmed".to_owned(),
+        };
+        let _ = write!(text, "\n  reads by lease: {state}");
+    }
     if !status.portals.is_empty() {
         let _ = write!(text, "\n  served at {}", status.portals.join(", "));
     }
@@ -227,6 +235,7 @@ mod tests {
                 connected_seconds: 192,
             }],
             config_differs: false,
+            reads: None,
             portals: vec!["10.0.0.100:3260".into()],
             uptime_seconds: 5,
             agent: None,
@@ -246,6 +255,21 @@ mod tests {
              \x20 served at 10.0.0.100:3260\n\
              \x20 session  iqn.2026-11.example:host from 10.0.0.9:40000, LUN 0, for 3 min 12 s"
         );
+    }
+
+    #[test]
+    fn leases_show_where_they_are_used() {
+        let lease = |held, promised| {
+            let reads = crate::daemon::api::ReadsStatus {
+                mode: "lease".into(),
+                lease_milliseconds: held,
+                promised_milliseconds: promised,
+            };
+            status(&Status { reads: Some(reads), ..pair() }.judge())
+        };
+        assert!(lease(Some(512), None).contains("\n  reads by lease: held for 512 ms\n"));
+        assert!(lease(None, Some(650)).contains("reads by lease: granted to the peer for 650 ms"));
+        assert!(lease(None, None).contains("none held, reads are confirmed"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::daemon::init::{self, InitOptions};
 use crate::daemon::log_file;
 use crate::daemon::probe::{DeviceFacts, Kernel};
 use crate::daemon::process::{self, Life};
+use crate::daemon::virtual_machine;
 
 /// Time for an answer that needs no work.
 const QUICK: Duration = Duration::from_secs(10);
@@ -376,8 +377,13 @@ fn promote(site: &Site, args: PromoteArgs) -> Result<(), Failure> {
             return Err(Failure::usage(what, format!("make sure that {peer} is off, then name it")));
         }
     }
-    let request =
-        Request::Promote { seed: args.seed, fenced: args.i_have_fenced, unmet: args.yes, automatic: None };
+    let request = Request::Promote {
+        seed: args.seed,
+        fenced: args.i_have_fenced,
+        unmet: args.yes,
+        automatic: None,
+        died_epoch: None,
+    };
     act(site, request, args.wait.timeout)
 }
 
@@ -411,6 +417,7 @@ fn check(site: &Site) -> Result<(), Failure> {
     }
     process::check_replication_host(node)?;
     access::check(&config.target.access)?;
+    virtual_machine::check(config, Path::new("/"))?;
     let kernel = Kernel::default();
     let disk = DeviceFacts::read(&node.disk, &format!("the disk of {}", node.name), &kernel)?;
     if let Some(path) = &node.metadata {

@@ -40,6 +40,9 @@ pub enum Request {
         /// taken for the primary. The arbiter decides as always.
         #[serde(default)]
         automatic: Option<String>,
+        /// The peer's engine is certified dead; this was the epoch of its last beat. It ends what was promised to it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        died_epoch: Option<u64>,
     },
     Demote,
     /// Hand the primary role to the peer.
@@ -316,6 +319,17 @@ pub struct ArbiterStatus {
     pub reachable: bool,
 }
 
+/// How reads are answered while both copies count.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadsStatus {
+    /// `confirm` or `lease`.
+    pub mode: String,
+    /// On the primary: for how much longer no read need be confirmed; `None`: each is confirmed.
+    pub lease_milliseconds: Option<u64>,
+    /// On the other node: for how much longer it has promised not to take over.
+    pub promised_milliseconds: Option<u64>,
+}
+
 /// The state of the volume as one node sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -348,6 +362,9 @@ pub struct Status {
     /// The peer runs with another configuration file; the files must hold the same bytes.
     #[serde(default)]
     pub config_differs: bool,
+    /// `None` for a volume without a peer.
+    #[serde(default)]
+    pub reads: Option<ReadsStatus>,
     /// Where initiators are served; empty while they are not.
     pub portals: Vec<String>,
     pub uptime_seconds: u64,
@@ -479,7 +496,8 @@ mod tests {
     #[test]
     fn lines_are_stable() {
         let line = r#"{"schema":1,"request":{"verb":"promote","seed":true}}"#;
-        let request = Request::Promote { seed: true, fenced: None, unmet: false, automatic: None };
+        let request =
+            Request::Promote { seed: true, fenced: None, unmet: false, automatic: None, died_epoch: None };
         let read: RequestLine = serde_json::from_str(line).expect("a request");
         assert_eq!(read, RequestLine { schema: 1, request });
         for bad in [

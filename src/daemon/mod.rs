@@ -22,3 +22,4 @@ pub mod process;
 pub mod progress;
 pub mod run;
 pub mod translate;
+pub mod virtual_machine;

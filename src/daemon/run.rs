@@ -26,6 +26,8 @@ use super::plan;
 use super::process::{self, InstanceLock, Launch};
 use super::progress::Progress;
 use super::translate::{self, Names, Pulse};
+use super::virtual_machine;
+use crate::arbitration::{Epoch, Reads};
 use crate::engine::{
     Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, SessionInfo, Tuning,
 };
@@ -53,6 +55,7 @@ pub fn run(launch: &Launch) -> Result<(), Failure> {
         Some(replication) => Some(Secret::read(&replication.secret_file)?),
         None => None,
     };
+    virtual_machine::check(&config, std::path::Path::new("/"))?;
     process::retry(lock.patience(), || process::check_addresses(&config, &node))?;
     let opened = process::retry(lock.patience(), || device::open(&config, &node))?;
     // Before the first thread, so that every thread leaves the signals to the one that listens for them.
@@ -119,6 +122,7 @@ struct Daemon {
     /// This node's configuration file.
     config_hash: [u8; 32],
     config_differs: bool,
+    reads: Reads,
     last_resync: Option<LastResync>,
     stopping: Option<Stopping>,
     /// A person made this node secondary, and nobody has served since.
@@ -155,6 +159,7 @@ impl Daemon {
         let (target, faces) = plan::targets(config, node, &opened.superblock, cache)?;
         let plan = EnginePlan {
             standby_serves: config.target.paths != Paths::Vip,
+            reads: config.replication.as_ref().map_or(Reads::Confirm, |it| it.reads),
             shards: node.shards,
             cpus: plan::cpus(node),
             target,
@@ -190,6 +195,7 @@ impl Daemon {
             resync: None,
             source_says: None,
             config_hash: config.hash,
+            reads: config.replication.as_ref().map_or(Reads::Confirm, |it| it.reads),
             config_differs: false,
             last_resync: None,
             stopping: None,
@@ -250,10 +256,10 @@ impl Daemon {
                     Failure::usage("the daemon knows no standby", "ask the agent (section [agent])");
                 return call.answer(Answer::Failure(failure));
             }
-            Request::Promote { automatic: Some(why), .. } => {
+            Request::Promote { automatic: Some(why), died_epoch, .. } => {
                 let text = format!("the agent asks to take over: {why}");
                 self.events.push(Weight::Info, "takeover_asked", text);
-                OperatorCommand::TakeOver
+                OperatorCommand::TakeOver { died: died_epoch.map(Epoch) }
             }
             Request::Promote { seed, fenced, unmet, .. } => {
                 let price = if *seed || *unmet { Ok(()) } else { self.refuse_unmet() };
@@ -534,6 +540,8 @@ impl Daemon {
         status.sessions = engine.sessions.len() as u32;
         status.session_list = engine.sessions.iter().map(session_status).collect();
         status.config_differs = self.config_differs;
+        let there = self.names.there.is_some();
+        status.reads = there.then(|| translate::reads(self.reads, engine.lease));
         status.portals = engine.portals.iter().map(ToString::to_string).collect();
         status.out_of_sync_bytes =
             engine.parts.iter().map(|part| part.dirty_blocks * BITMAP_BLOCK_BYTES).sum();

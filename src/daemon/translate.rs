@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
-use super::api::{Beat, DiskState, LinkRefusal, LinkState, NodeStatus, Role, SCHEMA, Service, Status};
+use super::api::{
+    Beat, DiskState, LinkRefusal, LinkState, NodeStatus, ReadsStatus, Role, SCHEMA, Service, Status,
+};
 use super::config::units::human_bytes;
 use super::config::{Config, NodeConfig};
 use super::events::Weight;
 use super::failure::{Failure, FailureKind};
-use crate::arbitration::Record;
+use crate::arbitration::{Reads, Record};
 use crate::replication::decision::Discord;
 use crate::units::NodeId;
+use crate::volume::coordinator::LeaseView;
 use crate::volume::operator::{self, Connection, Event, OperatorCommand, Refusal};
 
 /// The names of this node and its peer.
@@ -109,10 +112,21 @@ pub fn status(names: &Names, status: &operator::Status) -> Status {
         sessions: 0,
         session_list: Vec::new(),
         config_differs: false,
+        reads: None,
         portals: Vec::new(),
         uptime_seconds: 0,
         agent: None,
         next: None,
+    }
+}
+
+/// How reads are answered.
+pub fn reads(reads: Reads, lease: LeaseView) -> ReadsStatus {
+    let milliseconds = |left: Option<Duration>| left.map(|left| left.as_millis() as u64);
+    ReadsStatus {
+        mode: reads.word().to_owned(),
+        lease_milliseconds: milliseconds(lease.held),
+        promised_milliseconds: milliseconds(lease.promised),
     }
 }
 
@@ -365,7 +379,7 @@ fn kind(refusal: &Refusal) -> FailureKind {
 pub fn done(names: &Names, command: &OperatorCommand) -> String {
     let (here, there) = (&names.here, names.peer());
     match command {
-        OperatorCommand::Promote { .. } | OperatorCommand::TakeOver => {
+        OperatorCommand::Promote { .. } | OperatorCommand::TakeOver { .. } => {
             format!("{here} is primary and serves {}", names.volume)
         }
         OperatorCommand::Demote => format!("{here} is secondary"),

@@ -11,6 +11,7 @@ use super::buffers::{Returned, ShardPool};
 use super::link_driver::ReadyLink;
 use super::mesh::Endpoint;
 use super::reactor::Reactor;
+use crate::arbitration::Lease;
 use crate::block::{BlockCompletion, BlockOp, BlockRequest};
 use crate::iscsi::{Connection, NexusName, Reset, ResetId};
 use crate::time::Instant;
@@ -44,6 +45,8 @@ pub enum Message {
     Gone(ConnNo),
     /// Shard 0 → all: what the coordinator has decided.
     Posture(Posture),
+    /// Shard 0 → all: reads need not be confirmed for a while.
+    Lease(Lease),
     /// A part → shard 0.
     Report(PartReport),
     /// Shard 0 → all: your numbers, please.

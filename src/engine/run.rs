@@ -25,13 +25,13 @@ use super::shard::Shard;
 use super::target_driver::TargetDriver;
 use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
-use crate::arbitration::Record;
+use crate::arbitration::{Reads, Record};
 use crate::iscsi::TargetConfig;
 use crate::replication::control::Notice;
 use crate::replication::handshake::{LocalEnd, VERSIONS};
 use crate::storage::{LaneState, Layout, Superblock};
 use crate::units::{BufId, CHUNK_BYTES, Pool, SHARDS_MAX, ShardId};
-use crate::volume::coordinator::{CasOutcome, Coordinator, CoordinatorConfig, RecordOutcome};
+use crate::volume::coordinator::{CasOutcome, Coordinator, CoordinatorConfig, LeaseView, RecordOutcome};
 use crate::volume::mutant::Mutants;
 use crate::volume::operator::{Event, OperatorCommand, Refusal, Status, Ticket};
 use crate::volume::part::{Part, PartConfig, PartStats};
@@ -63,6 +63,8 @@ pub struct EnginePlan {
     pub standby_serves: bool,
     /// How long initiators' requests are held before they are answered NOT READY; `None`: for ever.
     pub hold_limit: Option<std::time::Duration>,
+    /// How a leader knows that it still leads when it answers a read.
+    pub reads: Reads,
     /// `None`: a volume without a peer; it is served from the start.
     pub link: Option<LinkPlan>,
     pub tuning: Tuning,
@@ -161,6 +163,7 @@ pub struct EngineStatus {
     pub volume: Status,
     /// For how long the peer's engine has said nothing; `None` without a session.
     pub peer_silent: Option<Duration>,
+    pub lease: LeaseView,
     /// Counters of each shard's part, this node's shard 0 first, then in no order.
     pub parts: Vec<PartStats>,
     /// Sessions of initiators, the oldest first.
@@ -352,12 +355,14 @@ fn zero(plan: &EnginePlan, requests: Receiver<EngineRequest>, events: Sender<Eng
         shards: plan.shards,
         life,
         versions: VERSIONS,
+        reads: plan.reads,
     };
     let config = CoordinatorConfig {
         node: superblock.node,
         shards: plan.shards,
         replicated: plan.link.is_some(),
         volatile_cache: plan.data.facts().volatile_cache,
+        reads: plan.reads,
         boot_id: plan.boot_id,
         standby_serves: plan.standby_serves,
         peer_timeout: plan.link.as_ref().map_or(std::time::Duration::from_secs(2), |link| link.peer_timeout),

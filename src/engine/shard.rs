@@ -16,6 +16,7 @@ use super::ring::Wait;
 use super::target_driver::TargetDriver;
 use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
+use crate::arbitration::Lease;
 use crate::scsi::Leader;
 use crate::time::{Instant, earliest};
 use crate::units::ShardId;
@@ -258,6 +259,7 @@ impl Shard {
                 tell_leader(&posture, target, plumbing);
                 volume.on_posture(posture, links, plumbing);
             }
+            Message::Lease(lease) => volume.on_lease(lease),
             Message::AdoptLink(ready) => links.adopt(*ready, volume, plumbing),
             Message::DropSession(session) => links.drop_session(session, plumbing),
             Message::DropInitiators => target.drop_initiators(plumbing),
@@ -325,6 +327,12 @@ impl Shard {
         self.tell_others(|| Message::Posture(posture));
         tell_leader(&posture, &mut self.target, &mut self.plumbing);
         self.volume.on_posture(posture, &mut self.links, &mut self.plumbing);
+    }
+
+    /// Reads need not be confirmed for a while, on any shard.
+    pub fn lease(&mut self, lease: Lease) {
+        self.tell_others(|| Message::Lease(lease));
+        self.volume.on_lease(lease);
     }
 
     /// Begins or ends to serve initiators.

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use super::device::Page;
 use super::link_driver::{FrameSink, LinkDriver};
-use super::plumbing::{Message, Plumbing};
+use super::plumbing::{Message, Plumbing, boot_time};
 use super::reactor::{DiskTag, File};
+use crate::arbitration::Lease;
 use crate::block::BlockRequest;
 use crate::replication::frame::FrameHeader;
 use crate::replication::receiver::Payload;
@@ -34,23 +35,37 @@ impl VolumeDriver {
     }
 
     pub fn on_request(&mut self, request: BlockRequest, links: &mut LinkDriver, plumbing: &mut Plumbing) {
-        self.part.on_request(plumbing.now, request, &mut self.out);
+        let now = self.time(plumbing);
+        self.part.on_request(now, request, &mut self.out);
         self.drain(links, plumbing);
     }
 
     pub fn on_disk(&mut self, op: OpId, result: DiskResult, links: &mut LinkDriver, plumbing: &mut Plumbing) {
-        self.part.on_disk(plumbing.now, op, result, &mut self.out);
+        let now = self.time(plumbing);
+        self.part.on_disk(now, op, result, &mut self.out);
         self.drain(links, plumbing);
     }
 
     pub fn on_posture(&mut self, posture: Posture, links: &mut LinkDriver, plumbing: &mut Plumbing) {
-        self.part.on_posture(plumbing.now, posture, &mut self.out);
+        let now = self.time(plumbing);
+        self.part.on_posture(now, posture, &mut self.out);
         self.drain(links, plumbing);
+    }
+
+    pub fn on_lease(&mut self, lease: Lease) {
+        self.part.on_lease(lease);
+    }
+
+    /// The time of the turn; of the input itself where an answer may rest on it. (The process may have been stopped since
+    /// the turn began.)
+    fn time(&self, plumbing: &Plumbing) -> Instant {
+        if self.part.reads_clock() { boot_time() } else { plumbing.now }
     }
 
     pub fn on_timer(&mut self, links: &mut LinkDriver, plumbing: &mut Plumbing) {
         if self.part.deadline().is_some_and(|at| at <= plumbing.now) {
-            self.part.on_timer(plumbing.now, &mut self.out);
+            let now = self.time(plumbing);
+            self.part.on_timer(now, &mut self.out);
             self.drain(links, plumbing);
         }
     }
@@ -141,7 +156,8 @@ impl FrameSink for VolumeDriver {
         links: &mut LinkDriver,
         plumbing: &mut Plumbing,
     ) {
-        self.part.on_frame(plumbing.now, session, link, header, payload, &mut self.out);
+        let now = self.time(plumbing);
+        self.part.on_frame(now, session, link, header, payload, &mut self.out);
         self.drain(links, plumbing);
     }
 }

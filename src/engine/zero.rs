@@ -5,7 +5,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::device::Page;
 use super::establish::{Establish, Meeting};
-use super::plumbing::Message;
+use super::plumbing::{Message, boot_time};
 use super::reactor::{Completion, DiskTag, ListenFor, StreamOwner};
 use super::run::{EngineEvent, EngineRequest, EngineStatus};
 use super::shard::Shard;
@@ -213,6 +213,9 @@ impl Zero {
                     self.tell(EngineEvent::Notice(notice));
                 }
                 Meeting::Control { session, message } => {
+                    // A promise begins when the question has come (R5); the turn began before, a stopped process ago even.
+                    let asks = matches!(message, Control::LeaseAsk { .. });
+                    let now = if asks { boot_time() } else { now };
                     self.coordinator.on_control(now, session, message, &mut self.out);
                 }
                 Meeting::Trouble(why) => self.tell(EngineEvent::LinkTrouble { why }),
@@ -233,6 +236,7 @@ impl Zero {
     fn carry_out(&mut self, effect: ControlEffect, shard: &mut Shard) {
         match effect {
             ControlEffect::Posture(posture) => shard.posture(posture),
+            ControlEffect::Lease(lease) => shard.lease(lease),
             ControlEffect::SendControl { session, message } => {
                 if let Some(establish) = &mut self.establish {
                     establish.send(session, &message);
@@ -305,6 +309,7 @@ impl Zero {
             let status = EngineStatus {
                 volume: self.coordinator.status(),
                 peer_silent: self.coordinator.peer_silence(shard.plumbing.now),
+                lease: self.coordinator.lease_view(shard.plumbing.now),
                 parts: request.parts,
                 sessions: shard.target.sessions(shard.plumbing.now),
                 portals: shard.target.bound(),

@@ -125,9 +125,41 @@
 //!   epoch. A peer that took over acknowledges nothing of an older epoch, so the old primary cannot answer.
 //! - *Reads:* answered only after the peer confirmed, in a round trip begun after the read arrived, that it still
 //!   follows. No clock is trusted, so a paused virtual machine that wakes up hours later answers nothing.
+//!   (With `reads = "lease"` otherwise: see below.)
 //! - *Alone:* only after its own committed record excluded the other copy, which therefore may not be promoted.
 //!
 //! The checks stand next to each answer. A node whose other parts died stops serving by itself.
+//!
+//! # Reads by lease
+//!
+//! A confirmation costs each read of an idle disk one round trip to the peer. On bare metal it can be spared:
+//!
+//! ```toml
+//! [replication]
+//! reads = "lease"         # both nodes; "confirm" is the default
+//! ```
+//!
+//! Every 100 ms the primary asks for a lease, by the control link. The follower promises not to bid for the lead for
+//! 700 ms, and the primary answers reads from its own disk for 600 ms, both from what their own clocks (`CLOCK_BOOTTIME`)
+//! said before the one asked and after the other heard (R5). Each answer looks at the clock. A read that begins or ends
+//! without a lease is confirmed as ever; none fails.
+//!
+//! What is trusted is that both clocks go, at rates that differ by less than 16 %. **A hypervisor may stop a machine and
+//! its clock**, for a snapshot or a migration; the lease then does not run out while the other node takes over, and one
+//! that is woken up answers reads with what was. So `twinlun config check` and the daemon refuse `reads = "lease"` in a
+//! virtual machine, unless `virtual_machine = "never-paused"` stands beside it: the word of a person that nobody does
+//! that here. A stopped *process* is no danger, its clock goes on.
+//!
+//! Before a node bids for the lead it waits until its promise is over: 700 ms at most after it last heard the primary ask,
+//! which is about the `takeover_after` that its agent waits anyway. After a start it waits 700 ms for what it may have
+//! promised before (R6), also when leases were switched off meanwhile. Nothing is waited for after a hand-over, after the
+//! peer has said in a new session that it does not lead, and where the agent has the death certificate of the very engine
+//! that the promise was given to. A primary whose disk fails is replaced 0.7 s later than without leases.
+//!
+//! Nodes that differ in `reads` refuse each other. To change it: edit both files, restart the secondary (it is refused, the
+//! primary goes on alone), then restart the primary; initiators
+//! wait until it serves again, and the secondary follows.
+//! `twinlun status` shows the state of the lease on either node.
 //!
 //! # Taking over
 //!
@@ -233,6 +265,7 @@
 //! # How this is checked
 //!
 //! The rules stand in `arbitration::rules`, R1 to R15, each with its tests. `twinlun-sim explore` walks every state that
-//! the cores which obey them can reach within bounds (writes, reads, crashes, cuts, promotions, hand-overs, in every
+//! the cores which obey them can reach within bounds (writes, reads, crashes, cuts, promotions, hand-overs, clocks that
+//! drift, initiators at both nodes, in every
 //! order), and `twinlun-sim explore --mutants` finds each rule that is left out. `twinlun-sim` runs the same cores with
 //! many blocks, lanes and shards through random faults.

@@ -22,7 +22,8 @@
 //!
 //! - **S1** At any instant at most one node answers. Writes are fenced by replication itself: while both nodes are in
 //!   sync, an answer needs the peer's acknowledgement of the same epoch. Reads are confirmed: one round trip to the peer,
-//!   begun after the read arrived. No clock is trusted. The check stands next to the answer, for each command.
+//!   begun after the read arrived, and no clock is trusted; or, on bare metal by choice, covered by a lease on
+//!   `CLOCK_BOOTTIME`. The check stands next to the answer, for each command.
 //! - **S2** No node serves unless it is in the in-sync set of the newest committed epoch. A node that comes back alone
 //!   after a long absence refuses, and says why.
 //! - **S3** Frames of an older epoch are refused.

@@ -49,6 +49,9 @@
 //! [`Notice`](crate::replication::control::Notice) is for the other node's operator and decides nothing: the hash of the
 //! configuration file, and how far a resync is.
 //!
+//! Where reads are leased, the leader sends `LeaseAsk` every 100 ms, with what its clock says and its epoch; the follower
+//! promises and sends that back in a `LeaseGrant`. The handshake refuses a peer that answers reads in another way.
+//!
 //! # Forwarding
 //!
 //! Where initiators are at both nodes (ALUA), the leader says `Serving` once all its shards lead; from then on the

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::arbitration::{Epoch, RECORD_BYTES, Record};
 use crate::storage::{DiskFlags, GENERATION_HISTORY, Generations};
+use crate::time::Instant;
 use crate::units::{Geometry, NodeId};
 use crate::wire::{Reader, Short, Writer};
 
@@ -75,6 +76,15 @@ pub enum Control {
     Serving,
     Ping,
     Pong,
+    /// The leader of `epoch` asks for a read lease at `asked`, by a clock that means nothing to the receiver (R5).
+    LeaseAsk {
+        epoch: Epoch,
+        asked: Instant,
+    },
+    /// The follower has promised, in answer to what was asked at `asked`.
+    LeaseGrant {
+        asked: Instant,
+    },
     /// The sender ends the session on purpose.
     Bye {
         reason: ByeReason,
@@ -167,6 +177,15 @@ impl Control {
             Self::Ping => out.u8(8),
             Self::Pong => out.u8(9),
             Self::Serving => out.u8(16),
+            Self::LeaseAsk { epoch, asked } => {
+                out.u8(20)?;
+                out.u64_le(epoch.0)?;
+                out.u64_le(asked.0)
+            }
+            Self::LeaseGrant { asked } => {
+                out.u8(21)?;
+                out.u64_le(asked.0)
+            }
             Self::Bye { reason } => {
                 out.u8(10)?;
                 out.u8(*reason as u8)
@@ -217,6 +236,8 @@ impl Control {
             8 => Self::Ping,
             9 => Self::Pong,
             16 => Self::Serving,
+            20 => Self::LeaseAsk { epoch: Epoch(reader.u64_le()?), asked: Instant(reader.u64_le()?) },
+            21 => Self::LeaseGrant { asked: Instant(reader.u64_le()?) },
             10 => Self::Bye {
                 reason: match reader.u8()? {
                     1 => ByeReason::Stopping,
@@ -336,6 +357,8 @@ mod tests {
             Control::Ping,
             Control::Pong,
             Control::Serving,
+            Control::LeaseAsk { epoch: Epoch(6), asked: Instant(1 << 50) },
+            Control::LeaseGrant { asked: Instant(77) },
             Control::Bye { reason: ByeReason::DiskFailed },
             Control::Notice(Notice::Config { hash: [7; 32] }),
             Control::Notice(Notice::Resync { total: 1 << 40, left: 3 }),

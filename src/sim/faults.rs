@@ -19,7 +19,7 @@ pub enum Fault {
     Exit { node: usize },
 }
 
-const TAKE_OVER: OperatorCommand = OperatorCommand::TakeOver;
+const TAKE_OVER: OperatorCommand = OperatorCommand::TakeOver { died: None };
 const PROMOTE: OperatorCommand = OperatorCommand::Promote { seed: false, i_have_fenced: None };
 
 impl World {
@@ -117,12 +117,21 @@ impl World {
         }
         self.log(|| format!("node {node}: {}", if power { "power cut" } else { "killed" }));
         self.tally.crashes += 1;
+        let machine = self.nodes[node].machine.as_ref().expect("it runs");
+        let told = machine.coordinator.superblock().record.epoch;
         self.end_process(node, power)?;
         let (low, high) = self.setup.restart_delay;
         self.after(low, high, Event::Restart { node });
+        let peer = 1 - node;
         if self.rng.per_mille(700) {
             let command = self.some_promotion();
-            self.after(MILLISECOND, 20 * MILLISECOND, Event::Command { node: 1 - node, command });
+            self.after(MILLISECOND, 20 * MILLISECOND, Event::Command { node: peer, command });
+        }
+        if !power && self.rng.per_mille(500) {
+            // Its agent certifies the death; the word may come when the next life has begun.
+            let latest = *self.rng.pick(&[5 * MILLISECOND, 2000 * MILLISECOND]);
+            let command = OperatorCommand::TakeOver { died: Some(told) };
+            self.after(100_000, latest, Event::Command { node: peer, command });
         }
         Ok(())
     }
@@ -153,6 +162,10 @@ impl World {
         let until = self.now + self.rng.range(MILLISECOND, longest);
         let until = until.max(self.nodes[node].paused_until);
         self.nodes[node].paused_until = until;
+        if self.setup.clocks_freeze {
+            // A virtual machine: its clock stands still with it.
+            self.nodes[node].clock.stopped.get_or_insert(self.now);
+        }
         self.log(|| format!("node {node} is stopped until {until}"));
         self.at(until, Event::Resume { node });
         if self.rng.coin() {

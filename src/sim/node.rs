@@ -1,6 +1,7 @@
 //! A node: its disk, and while the process runs its parts, its coordinator and its buffers. Does what a driver does:
 //! brings inputs to the cores, and carries out what they ask.
 
+use crate::arbitration::Lease;
 use crate::block::{BlockCompletion, BlockRequest, BufSlice};
 use crate::replication::control::Control;
 use crate::replication::frame::{FrameHeader, FrameKind};
@@ -9,6 +10,7 @@ use crate::storage::{
     ActivityLog, Bitmap, DiskFlags, Generations, LaneLoader, LaneState, Layout, PAGE_BYTES, Page,
     ScsiIdentity, Superblock, SuperblockCopies,
 };
+use crate::time::Instant;
 use crate::units::{BufId, LaneId, NodeId, SessionId, ShardId};
 use crate::volume::coordinator::{CasOutcome, ControlEffect, Coordinator, CoordinatorConfig, RecordOutcome};
 use crate::volume::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId};
@@ -39,11 +41,42 @@ pub struct Node {
     /// Tick of the last failed disk operation: what the disk holds is not vouched for before a resync.
     pub disk_failed: bool,
     pub paused_until: u64,
+    pub clock: Clock,
     pub slow_until: u64,
     /// The disk answers nothing (or reads only) until then.
     pub hangs_until: u64,
     pub hang_spares_reads: bool,
     pub error_left: u32,
+}
+
+/// A node's clock: it has a beginning and a rate of its own, and may have stood still.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub begin: u64,
+    /// Parts of a thousand of the world's.
+    pub rate: u64,
+    /// For how long it has stood still.
+    pub frozen: u64,
+    /// It stands still since.
+    pub stopped: Option<u64>,
+}
+
+impl Clock {
+    pub fn read(&self, now: u64) -> Instant {
+        Instant(self.begin + (self.stopped.unwrap_or(now) - self.frozen) * self.rate / 1000)
+    }
+
+    /// It goes again.
+    pub fn go(&mut self, now: u64) {
+        if let Some(since) = self.stopped.take() {
+            self.frozen += now - since;
+        }
+    }
+
+    /// The first moment at which it shows `at`.
+    pub fn shows(&self, at: Instant) -> u64 {
+        self.frozen + (at.0.saturating_sub(self.begin) * 1000).div_ceil(self.rate)
+    }
 }
 
 /// A running process.
@@ -75,6 +108,7 @@ pub enum Mesh {
     Request(BlockRequest),
     Done(BlockCompletion),
     Posture(Posture),
+    Lease(Lease),
     Report(PartReport),
 }
 
@@ -187,6 +221,7 @@ impl Node {
             cache_lost_at: 0,
             disk_failed: false,
             paused_until: 0,
+            clock: setup.clocks[index],
             slow_until: 0,
             hangs_until: 0,
             hang_spares_reads: false,
@@ -288,6 +323,7 @@ impl World {
             boot_id: boot_id(this.id, this.boots),
             peer_timeout: self.setup.peer_timeout,
             standby_serves: self.setup.standby_serves,
+            reads: self.setup.reads,
             entropy,
             mutants: self.setup.mutants,
         };
@@ -312,9 +348,12 @@ impl World {
 
     /// The process is gone. `power`: and the machine with it.
     pub(super) fn end_process(&mut self, node: usize, power: bool) -> Verdict {
+        self.count_leased(node);
+        let now = self.now;
         let this = &mut self.nodes[node];
         this.life += 1;
         this.paused_until = 0;
+        this.clock.go(now);
         this.machine = None;
         if power {
             this.disk.on_power_cut(&mut self.rng);
@@ -334,10 +373,16 @@ impl World {
         self.check_everything_covered()
     }
 
+    /// The process's reads that a lease has answered.
+    pub(super) fn count_leased(&mut self, node: usize) {
+        let parts = self.nodes[node].machine.iter().flat_map(|machine| &machine.parts);
+        self.tally.leased += parts.map(|part| part.stats().leased).sum::<u64>();
+    }
+
     // ---- inputs ----
 
     pub(super) fn feed_part(&mut self, node: usize, shard: u8, input: PartInput) -> Verdict {
-        let now = self.instant();
+        let now = self.nodes[node].clock.read(self.now);
         let mut out = Vec::new();
         let machine = self.nodes[node].machine.as_mut().expect("a running node is fed");
         let part = &mut machine.parts[usize::from(shard)];
@@ -366,7 +411,7 @@ impl World {
     }
 
     pub(super) fn feed_control(&mut self, node: usize, input: ControlInput) -> Verdict {
-        let now = self.instant();
+        let now = self.nodes[node].clock.read(self.now);
         let mut out = Vec::new();
         let machine = self.nodes[node].machine.as_mut().expect("a running node is fed");
         let core = &mut machine.coordinator;
@@ -393,11 +438,12 @@ impl World {
         let this = &mut self.nodes[node];
         let Some(machine) = this.machine.as_mut() else { return };
         let Some(at) = machine.parts[usize::from(shard)].deadline() else { return };
+        let at = this.clock.shows(at);
         let armed = &mut machine.part_timers[usize::from(shard)];
-        if armed.is_none_or(|armed| armed > at.0) {
-            *armed = Some(at.0);
+        if armed.is_none_or(|armed| armed > at) {
+            *armed = Some(at);
             let life = this.life;
-            self.at(at.0, Event::PartTimer { node, life, shard });
+            self.at(at, Event::PartTimer { node, life, shard });
         }
     }
 
@@ -405,19 +451,20 @@ impl World {
         let this = &mut self.nodes[node];
         let Some(machine) = this.machine.as_mut() else { return };
         let Some(at) = machine.coordinator.deadline() else { return };
-        if machine.control_timer.is_none_or(|armed| armed > at.0) {
-            machine.control_timer = Some(at.0);
+        let at = this.clock.shows(at);
+        if machine.control_timer.is_none_or(|armed| armed > at) {
+            machine.control_timer = Some(at);
             let life = this.life;
-            self.at(at.0, Event::ControlTimer { node, life });
+            self.at(at, Event::ControlTimer { node, life });
         }
     }
 
     pub(super) fn on_part_timer(&mut self, node: usize, life: u32, shard: u8) -> Verdict {
-        let now = self.now;
+        let now = self.nodes[node].clock.read(self.now);
         let this = &mut self.nodes[node];
         let Some(machine) = this.machine.as_mut().filter(|_| this.life == life) else { return Ok(()) };
         machine.part_timers[usize::from(shard)] = None;
-        if machine.parts[usize::from(shard)].deadline().is_some_and(|at| at.0 <= now) {
+        if machine.parts[usize::from(shard)].deadline().is_some_and(|at| at <= now) {
             return self.feed_part(node, shard, PartInput::Timer);
         }
         self.arm_part_timer(node, shard);
@@ -425,11 +472,11 @@ impl World {
     }
 
     pub(super) fn on_control_timer(&mut self, node: usize, life: u32) -> Verdict {
-        let now = self.now;
+        let now = self.nodes[node].clock.read(self.now);
         let this = &mut self.nodes[node];
         let Some(machine) = this.machine.as_mut().filter(|_| this.life == life) else { return Ok(()) };
         machine.control_timer = None;
-        if machine.coordinator.deadline().is_some_and(|at| at.0 <= now) {
+        if machine.coordinator.deadline().is_some_and(|at| at <= now) {
             return self.feed_control(node, ControlInput::Timer);
         }
         self.arm_control_timer(node);
@@ -464,6 +511,10 @@ impl World {
             Mesh::Posture(posture) => {
                 self.log(|| format!("node {node} shard {to}: {posture:?}"));
                 self.feed_part(node, to, PartInput::Posture(posture))
+            }
+            Mesh::Lease(lease) => {
+                self.nodes[node].machine.as_mut().expect("it lives").parts[usize::from(to)].on_lease(lease);
+                Ok(())
             }
             Mesh::Report(report) => {
                 self.log(|| format!("node {node}: {report:?}"));
@@ -558,6 +609,11 @@ impl World {
                 let machine = self.nodes[node].machine.as_mut().expect("a running node");
                 for shard in 0..machine.parts.len() as u8 {
                     self.mesh(node, 0, shard, Mesh::Posture(posture));
+                }
+            }
+            ControlEffect::Lease(lease) => {
+                for shard in 0..machine.parts.len() as u8 {
+                    self.mesh(node, 0, shard, Mesh::Lease(lease));
                 }
             }
             ControlEffect::SendControl { session, message } => self.send_control(node, session, message),

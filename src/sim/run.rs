@@ -115,5 +115,6 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.resyncs += one.resyncs;
     sum.crashes += one.crashes;
     sum.promotions += one.promotions;
+    sum.leased += one.leased;
     sum.virtual_time += one.virtual_time;
 }

@@ -1,10 +1,13 @@
 //! What one seed is like: sizes, speeds, and which faults may come. Every seed switches kinds on and off and draws
 //! extremes ("swarm testing"): a run in which everything may happen finds less than many in which little does.
 
+use crate::arbitration::Reads;
+use crate::arbitration::lease::DRIFT_PER_MILLE;
 use crate::storage::Layout;
 use crate::time::Duration;
-use crate::volume::mutant::Mutants;
+use crate::volume::mutant::{Mutant, Mutants};
 
+use super::node::Clock;
 use super::rng::Rng;
 
 const MILLISECOND: u64 = 1_000_000;
@@ -57,6 +60,10 @@ pub struct Setup {
     pub hold_limit: Option<Duration>,
     /// Initiators are at both nodes (ALUA), and the one that does not lead forwards.
     pub standby_serves: bool,
+    /// How reads are answered; and the nodes' clocks. Those that leases rest on never stand still.
+    pub reads: Reads,
+    pub clocks: [Clock; 2],
+    pub clocks_freeze: bool,
     pub disk_latency: (u64, u64),
     pub link_latency: (u64, u64),
     pub mesh_latency: (u64, u64),
@@ -102,6 +109,9 @@ impl Setup {
         let slow = (500_000, 5 * MILLISECOND);
         let busy = rng.per_mille(700);
         let hold_limit = *rng.clone().pick(&[None, Some(45_000), Some(45_000), Some(1500), Some(150)]);
+        let reads = if rng.per_mille(400) { Reads::Lease } else { Reads::Confirm };
+        let clocks = [(); 2].map(|()| draw_clock(rng));
+        let clocks_freeze = reads == Reads::Confirm && rng.coin();
         let beginning = if rng.per_mille(80) { Beginning::Seed } else { Beginning::AssumeClean };
         Self {
             shards,
@@ -112,6 +122,9 @@ impl Setup {
             peer_timeout: Duration::from_millis(*rng.pick(&[80, 200, 500])),
             hold_limit: hold_limit.map(Duration::from_millis),
             standby_serves: rng.per_mille(400),
+            reads,
+            clocks,
+            clocks_freeze: clocks_freeze || choice.mutants.has(Mutant::FrozenClock),
             disk_latency: if rng.per_mille(150) { slow } else { fast },
             link_latency: *rng.pick(&[
                 (5_000, 20_000),
@@ -153,6 +166,12 @@ impl Setup {
             mutants: choice.mutants,
         }
     }
+}
+
+/// As far apart as leases bear.
+fn draw_clock(rng: &mut Rng) -> Clock {
+    let rate = *rng.pick(&[1000, 1000, 1000 + DRIFT_PER_MILLE / 2, 1000 + DRIFT_PER_MILLE]);
+    Clock { begin: rng.range(0, 1 << 40), rate, frozen: 0, stopped: None }
 }
 
 fn draw_layout(lanes: u16, rng: &mut Rng) -> Layout {

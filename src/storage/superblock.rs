@@ -91,18 +91,21 @@ pub struct DiskFlags {
     pub clean_shutdown: bool,
     /// The other node went on without this one: this copy lacks acknowledged writes.
     pub outdated: bool,
+    /// A life of this node may have granted read leases that its end did not end (R6).
+    pub leases: bool,
 }
 
 impl DiskFlags {
-    const KNOWN: u32 = 0b1_1111;
+    const KNOWN: u32 = 0b11_1111;
 
-    /// Bit 0 sync target, 1 just created, 2 full sync, 3 clean shutdown, 4 outdated.
+    /// Bit 0 sync target, 1 just created, 2 full sync, 3 clean shutdown, 4 outdated, 5 leases.
     pub fn bits(self) -> u32 {
         u32::from(self.sync_target)
             | u32::from(self.just_created) << 1
             | u32::from(self.full_sync) << 2
             | u32::from(self.clean_shutdown) << 3
             | u32::from(self.outdated) << 4
+            | u32::from(self.leases) << 5
     }
 
     /// `None` if a bit is set that this release does not know.
@@ -113,6 +116,7 @@ impl DiskFlags {
             full_sync: bits & 4 != 0,
             clean_shutdown: bits & 8 != 0,
             outdated: bits & 16 != 0,
+            leases: bits & 32 != 0,
         })
     }
 }

@@ -249,10 +249,10 @@ fn two_volumes_on_one_device_are_told() {
 
 #[test]
 fn flags_keep_their_bits() {
-    for bits in 0..=31 {
+    for bits in 0..=63 {
         assert_eq!(DiskFlags::from_bits(bits).map(DiskFlags::bits), Some(bits));
     }
-    assert_eq!(DiskFlags::from_bits(32), None);
+    assert_eq!(DiskFlags::from_bits(64), None);
 }
 
 #[test]

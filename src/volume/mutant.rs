@@ -51,6 +51,20 @@ pub enum Mutant {
     EarlyConfirm = 1 << 25,
     /// A primary that holds goes on beside a peer that does not remember what it asked the arbiter for (R1).
     TrustForgetful = 1 << 26,
+    /// A read is answered by a lease whatever the clock says (R4).
+    StaleLease = 1 << 12,
+    /// The lease is looked at when the read begins, and not beside the answer. (No bug: see the suite's remarks.)
+    EarlyLease = 1 << 27,
+    /// A node bids for the lead while its promise binds (R5).
+    PromoteDuringGrant = 1 << 28,
+    /// A node that starts forgets what it may have promised (R6).
+    ForgetGrants = 1 << 29,
+    /// A node that the record names bids without outwaiting its promise (R6).
+    NamedSkipsWait = 1 << 30,
+    /// The lease is used for as long as it was granted (R5): no room is left for clocks that drift.
+    WholeGrant = 1 << 31,
+    /// A clock that leases rest on stands still while its node is stopped (R5). The world's doing, no node's.
+    FrozenClock = 1 << 13,
 }
 
 /// Names as the simulator's command line knows them.
@@ -81,6 +95,13 @@ pub const EXPLORED: &[(&str, Mutant)] = &[
     ("trust-lost-primary", Mutant::TrustLostPrimary),
     ("forget-unstable", Mutant::ForgetUnstable),
     ("early-confirm", Mutant::EarlyConfirm),
+    ("stale-lease", Mutant::StaleLease),
+    ("early-lease", Mutant::EarlyLease),
+    ("promote-during-grant", Mutant::PromoteDuringGrant),
+    ("forget-grants", Mutant::ForgetGrants),
+    ("named-skips-wait", Mutant::NamedSkipsWait),
+    ("whole-grant", Mutant::WholeGrant),
+    ("frozen-clock", Mutant::FrozenClock),
 ];
 
 /// The planted bugs in force.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::arbitration::Record;
+use crate::arbitration::{Epoch, Record};
 use crate::replication::decision::Discord;
 use crate::storage::{DiskFlags, Generations};
 use crate::units::NodeId;
@@ -23,7 +23,10 @@ pub enum OperatorCommand {
     },
     /// The agent's word that the primary is dead, silent or stuck: serve, although this node may still believe that it
     /// follows. A wrong word costs a failover; the arbiter decides as with `Promote`.
-    TakeOver,
+    TakeOver {
+        /// The primary's process is certified to have ended, and this was the epoch that it told last.
+        died: Option<Epoch>,
+    },
     /// Stop serving, in order.
     Demote,
     /// Hand the service to the other node, in order.

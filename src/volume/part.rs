@@ -10,6 +10,7 @@
 
 use alloc::vec::Vec;
 
+use crate::arbitration::Lease;
 use crate::block::{BlockCompletion, BlockRequest, BlockStatus};
 use crate::replication::confirm::Confirmations;
 use crate::replication::flush_group::FlushGroups;
@@ -56,6 +57,8 @@ pub struct PartStats {
     pub writes: u64,
     pub read_bytes: u64,
     pub written_bytes: u64,
+    /// Reads that a lease has answered.
+    pub leased: u64,
     pub flushes: u64,
     pub activity_log_writes: u64,
     /// 4 KiB blocks out of sync now.
@@ -68,6 +71,14 @@ pub struct PartStats {
 
 /// Counters say nothing of what a part will do: two that differ in them alone are one state to an explorer.
 impl core::hash::Hash for PartStats {
+    fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
+}
+
+/// The time of the input that is being worked on. It says nothing of what a part will do with the next one.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Moment(pub Instant);
+
+impl core::hash::Hash for Moment {
     fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
 }
 
@@ -87,6 +98,10 @@ pub struct Part {
     /// Reads that wait for the peer's confirmation.
     pub(super) confirm_waiters: Vec<u32>,
     pub(super) confirmations: Confirmations,
+    /// Both copies count, and reads need no confirmation for a while.
+    pub(super) lease: Option<Lease>,
+    /// When the present input came.
+    pub(super) now: Moment,
     /// Requests that wait until the node serves again, in order.
     pub(super) parked: Vec<u32>,
     pub(super) resync_free: Vec<BufId>,
@@ -141,6 +156,8 @@ impl Part {
             flush_waiters: Vec::new(),
             confirm_waiters: Vec::new(),
             confirmations: Confirmations::default(),
+            lease: None,
+            now: Moment::default(),
             parked: Vec::new(),
             resync_free,
             fault_reported: false,
@@ -162,12 +179,14 @@ impl Part {
 
     /// An initiator's request for one of this shard's lanes (any lane for a flush).
     pub fn on_request(&mut self, now: Instant, request: BlockRequest, out: &mut Outbox) {
+        self.now = Moment(now);
         self.accept_request(request, out);
         self.settle(now, out);
     }
 
     /// The local device finished an operation of this part.
     pub fn on_disk(&mut self, now: Instant, op: OpId, result: DiskResult, out: &mut Outbox) {
+        self.now = Moment(now);
         let read = op.0 >> TAG_SHIFT == 0 && self.is_read(op);
         self.device.on_answer(if read { Sort::Read } else { Sort::Other });
         match op.0 >> TAG_SHIFT {
@@ -188,6 +207,7 @@ impl Part {
         payload: Payload<'_>,
         out: &mut Outbox,
     ) {
+        self.now = Moment(now);
         let current = self.posture.session == Some(session);
         if !current || self.posture.link == LinkRole::Off {
             // A straggler of a session that is over.
@@ -212,12 +232,27 @@ impl Part {
 
     /// The coordinator has decided.
     pub fn on_posture(&mut self, now: Instant, posture: Posture, out: &mut Outbox) {
+        self.now = Moment(now);
         self.take_up(now, posture, out);
         self.settle(now, out);
     }
 
+    /// The peer has granted a lease. Of what was granted before, only the end is moved.
+    pub fn on_lease(&mut self, lease: Lease) {
+        let wanted = self.posture.service == Service::Both && self.posture.session == Some(lease.session);
+        if wanted && self.lease.is_none_or(|old| old.until < lease.until) {
+            self.lease = Some(lease);
+        }
+    }
+
+    /// Does an answer depend on the time that comes with an input? Then it must be the time of that very input.
+    pub fn reads_clock(&self) -> bool {
+        self.lease.is_some()
+    }
+
     /// [`Part::deadline`] has passed.
     pub fn on_timer(&mut self, now: Instant, out: &mut Outbox) {
+        self.now = Moment(now);
         if self.next_background_flush.is_some_and(|at| at <= now) {
             self.next_background_flush = None;
             self.flushes.want();

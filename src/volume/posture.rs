@@ -8,6 +8,7 @@ use super::effect::{Effect, Outbox};
 use super::lane::Lane;
 use super::messages::{LinkRole, Posture, Service, SyncRole};
 use super::part::Part;
+use super::primary::UNASKED;
 use super::work::{Half, Kind, Stage};
 
 impl Part {
@@ -23,6 +24,9 @@ impl Part {
         }
         self.device.begin(now, posture.service == Service::Both);
         let link_changed = old.session != posture.session || old.link != posture.link;
+        if link_changed || posture.service != Service::Both {
+            self.lease = None;
+        }
         if link_changed && old.link == LinkRole::Lead {
             self.orphan_remote_requests();
             self.lose_peer(out);
@@ -92,7 +96,7 @@ impl Part {
                     self.lanes[usize::from(work.lane)].mark_out_of_sync(work.range);
                 }
                 // No confirmation of the old session counts for a read.
-                Kind::Read => self.works.get_mut(slot).number = u64::MAX,
+                Kind::Read => self.works.get_mut(slot).number = UNASKED,
                 Kind::Resync => self.abandon_resync_run(slot, out),
                 _ => {}
             }

@@ -2,15 +2,16 @@
 //!
 //! A write: its range, then its extent hot on disk, then the local disk and the peer at the same time, then the answer
 //! when both have it. A read: its range, then the local disk and, beside it, the peer's confirmation that this node
-//! still leads. A flush: both devices, begun after it came.
+//! still leads; where reads are leased (R5), a look at the clock beside the answer instead. A flush: both devices, begun after it came.
 
-use crate::arbitration::Epoch;
+use crate::arbitration::lease::{GRANTED_FOR, LAPSE_MARGIN, USED_FOR};
+use crate::arbitration::{Epoch, Lease};
 use crate::block::{BlockCompletion, BlockOp, BlockRequest, BlockStatus};
 use crate::replication::conflict_set::Access;
 use crate::replication::flush_group::NotBegun;
 use crate::replication::frame::{FLAG_FUA, FLAG_UNMAP, FrameHeader, FrameKind, FrameStatus};
 use crate::replication::receiver::Payload;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::units::LaneId;
 
 use super::effect::{Effect, LinkNo, OpId, Outbox};
@@ -19,6 +20,11 @@ use super::messages::{LinkFault, LinkRole, Service};
 use super::mutant::Mutant;
 use super::part::Part;
 use super::work::{Half, Kind, Stage, Work};
+
+/// [`Work::number`] of a read whose confirmation was not asked for.
+pub(super) const UNASKED: u64 = u64::MAX;
+/// And of one that a planted bug wants no confirmation for.
+const LONG_CONFIRMED: u64 = 0;
 
 impl Part {
     pub(super) fn accept_request(&mut self, request: BlockRequest, out: &mut Outbox) {
@@ -151,8 +157,23 @@ impl Part {
         self.stats.reads += 1;
         self.stats.read_bytes += u64::from(len);
         if self.posture.service == Service::Both {
-            self.ask_confirmation(slot, out);
+            match self.lease {
+                Some(_) if self.is_leased(LAPSE_MARGIN) => {
+                    let early = self.config.mutants.has(Mutant::EarlyLease);
+                    self.works.get_mut(slot).number = if early { LONG_CONFIRMED } else { UNASKED };
+                }
+                _ => self.ask_confirmation(slot, out),
+            }
         }
+    }
+
+    /// R4, R5: may reads be answered without asking the peer, for `margin` more at least?
+    fn is_leased(&self, margin: Duration) -> bool {
+        let Some(lease) = self.lease else { return false };
+        let mutants = self.config.mutants;
+        let unused = if mutants.has(Mutant::WholeGrant) { GRANTED_FOR - USED_FOR } else { Duration::ZERO };
+        let lease = Lease { until: lease.until + unused, ..lease };
+        lease.covers(self.posture.session, self.now.0 + margin) || mutants.has(Mutant::StaleLease)
     }
 
     pub(super) fn ask_confirmation(&mut self, slot: u32, out: &mut Outbox) {
@@ -290,7 +311,7 @@ impl Part {
             // A device that failed a flush may have dropped what it had answered: it is not asked any more.
             Service::Both if work.kind == Kind::Read && self.fault_reported => return,
             Service::Both => {
-                if !self.both_have(slot, &work) {
+                if !self.both_have(slot, &work, out) {
                     return;
                 }
                 BlockStatus::Good
@@ -300,11 +321,22 @@ impl Part {
     }
 
     /// Service `Both`: has the peer done its half?
-    fn both_have(&mut self, slot: u32, work: &Work) -> bool {
+    fn both_have(&mut self, slot: u32, work: &Work, out: &mut Outbox) -> bool {
         match work.kind {
             Kind::Read if self.config.mutants.has(Mutant::UnconfirmedRead) => true,
+            Kind::Read if self.is_leased(Duration::ZERO) => {
+                self.stats.leased += 1;
+                // It may have waited for a confirmation when there was no lease.
+                self.confirm_waiters.retain(|&waiter| waiter != slot);
+                true
+            }
             Kind::Read => {
-                let confirmed = self.confirmations.is_confirmed(work.number);
+                if work.number == UNASKED {
+                    // The lease has lapsed meanwhile, or was of another session.
+                    self.ask_confirmation(slot, out);
+                }
+                let number = self.works.get(slot).number;
+                let confirmed = self.confirmations.is_confirmed(number);
                 if !confirmed && !self.confirm_waiters.contains(&slot) {
                     self.confirm_waiters.push(slot);
                 }

@@ -5,6 +5,7 @@ mod decisions;
 mod forward;
 mod hostile;
 mod hung;
+mod lease;
 mod pair;
 
 use crate::arbitration::Record;
@@ -64,7 +65,7 @@ fn a_wrong_word_of_the_agent_costs_a_failover_and_nothing_else() {
         pair.write(A, X, 1);
         let under_way = pair.begin_write(A, Y, 2, false);
         // A is alive and well; B's agent believes otherwise.
-        assert_eq!(pair.command(B, OperatorCommand::TakeOver), Ok(()));
+        assert_eq!(pair.command(B, OperatorCommand::TakeOver { died: None }), Ok(()));
         pair.run();
         assert!(is_together(&pair, B), "A has followed, and was resynced");
         assert_ne!(
@@ -75,7 +76,7 @@ fn a_wrong_word_of_the_agent_costs_a_failover_and_nothing_else() {
         assert_eq!(pair.read(B, X), 1);
         check(&pair);
         // Asked of the one that serves, it is done already.
-        assert_eq!(pair.command(B, OperatorCommand::TakeOver), Ok(()));
+        assert_eq!(pair.command(B, OperatorCommand::TakeOver { died: None }), Ok(()));
         assert!(is_together(&pair, B));
     }
 }

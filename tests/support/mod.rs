@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use twinlun::arbitration::Reads;
 use twinlun::engine::device::{AlignedBytes, Device};
 use twinlun::engine::{EnginePlan, LinkPlan, Tuning};
 use twinlun::iscsi::{Access, Caps, Limits, TargetConfig};
@@ -91,6 +92,7 @@ impl Disk {
         let lanes = (0..LANES).map(|lane| load_lane(&device, &layout, LaneId(lane))).collect();
         EnginePlan {
             standby_serves: false,
+            reads: Reads::Confirm,
             shards,
             cpus: Vec::new(),
             data: device.clone(),

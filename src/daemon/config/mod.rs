@@ -31,6 +31,7 @@ pub use secret::{Password, Secret, read_chap_secret};
 use units::{UnitError, edit_distance};
 
 use super::failure::Failure;
+use crate::arbitration::Reads;
 use crate::iscsi::NamePattern;
 use crate::scsi::{Provisioning, SERIAL_MAX};
 use crate::units::{LANES_MAX, NodeId, SHARDS_MAX};
@@ -123,6 +124,10 @@ pub struct ReplicationConfig {
     pub peer_timeout: Duration,
     /// How long initiators' requests are held before they are answered NOT READY; `None`: for ever.
     pub hold_limit: Option<Duration>,
+    /// How a leader knows that it still leads when it answers a read.
+    pub reads: Reads,
+    /// The operator's word that nobody pauses this machine, if it is a virtual one.
+    pub never_paused: bool,
     pub arbiter: ArbiterConfig,
 }
 
@@ -393,7 +398,8 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
             None => Ok(None),
         };
     };
-    let section = item.table(&["secret_file", "peer_timeout", "hold_limit"])?;
+    let keys = ["secret_file", "peer_timeout", "hold_limit", "reads", "virtual_machine"];
+    let section = item.table(&keys)?;
     let secret_file = section.require("secret_file", "\"/etc/twinlun/secret\"")?.parse(absolute)?;
     let peer_timeout = match section.get("peer_timeout") {
         Some(item) => {
@@ -406,10 +412,13 @@ fn read_replication(root: &Section<'_>) -> Result<Option<ReplicationConfig>, Con
         None if root.get("agent").is_some() => agent::PEER_TIMEOUT_WITH_AGENT,
         None => PEER_TIMEOUT_DEFAULT,
     };
+    let reads = read_reads(&section)?;
     Ok(Some(ReplicationConfig {
         secret_file,
         peer_timeout,
         hold_limit: read_hold_limit(&section)?,
+        reads,
+        never_paused: read_never_paused(&section, reads)?,
         arbiter: arbiter::read(&open_section(root, "arbiter")?)?,
     }))
 }
@@ -425,6 +434,27 @@ fn read_hold_limit(section: &Section<'_>) -> Result<Option<Duration>, ConfigErro
         true => Ok(Some(limit)),
         false => Err(item.error("a hold limit is between 1s and 10m, or \"forever\"")),
     }
+}
+
+fn read_reads(section: &Section<'_>) -> Result<Reads, ConfigError> {
+    let Some(item) = section.get("reads") else { return Ok(Reads::default()) };
+    item.parse(|text| match text {
+        "confirm" => Ok(Reads::Confirm),
+        "lease" => Ok(Reads::Lease),
+        _ => Err(UnitError(format!("{text:?} is no way to answer reads; use \"confirm\" or \"lease\""))),
+    })
+}
+
+/// Whether the machine is one, only the machine itself tells (`daemon::virtual_machine`).
+fn read_never_paused(section: &Section<'_>, reads: Reads) -> Result<bool, ConfigError> {
+    let Some(item) = section.get("virtual_machine") else { return Ok(false) };
+    if reads != Reads::Lease {
+        return Err(item.error("it has a meaning beside reads = \"lease\" only; remove it"));
+    }
+    item.parse(|text| match text {
+        "never-paused" => Ok(true),
+        _ => Err(UnitError(format!("{text:?} is not the word; it is \"never-paused\""))),
+    })
 }
 
 const NODE_KEYS: [&str; 10] = [

@@ -76,6 +76,14 @@ fn a_pair_is_read_in_the_order_of_ids() {
     assert_eq!(hold_limit(""), Some(Duration::from_secs(45)));
     assert_eq!(hold_limit("hold_limit = \"90s\""), Some(Duration::from_secs(90)));
     assert_eq!(hold_limit("hold_limit = \"forever\""), None);
+    let reads = |line: &str| {
+        let text = PAIR.replacen("peer_timeout", &format!("{line}\npeer_timeout"), 1);
+        let replication = parse(&text).expect("right").replication.expect("it is replicated");
+        (replication.reads, replication.never_paused)
+    };
+    assert_eq!(reads(""), (Reads::Confirm, false));
+    assert_eq!(reads("reads = \"confirm\""), (Reads::Confirm, false));
+    assert_eq!(reads("reads = \"lease\"\nvirtual_machine = \"never-paused\""), (Reads::Lease, true));
     assert_eq!(replication.arbiter, ArbiterConfig::File { path: "/var/lib/twinlun/arbiter".into() });
     assert_eq!(config.peer_of(&config.nodes[0]).map(|peer| peer.id), Some(NodeId(1)));
     assert_eq!(config.hash, parse(PAIR).expect("the same bytes").hash);
@@ -135,6 +143,9 @@ fn wrong_values_say_where_and_what_would_be_right() {
         ("\"1500ms\"", "\"90s\"", "between 200ms and 60s"),
         ("\"1500ms\"", "\"2s\"\nhold_limit = \"1h\"", "between 1s and 10m, or \"forever\""),
         ("\"1500ms\"", "\"2s\"\nhold_limit = \"for ever\"", "is not a duration"),
+        ("\"1500ms\"", "\"2s\"\nreads = \"local\"", "use \"confirm\" or \"lease\""),
+        ("\"1500ms\"", "\"2s\"\nvirtual_machine = \"never-paused\"", "beside reads = \"lease\" only"),
+        ("\"1500ms\"", "\"2s\"\nreads = \"lease\"\nvirtual_machine = \"no\"", "it is \"never-paused\""),
         ("\"1500ms\"", "2", "replication.peer_timeout: a string in quotes is wanted here, not the number 2"),
         ("kind = \"file\"", "kind = \"etcd3\"", "\"etcd3\" is not a kind of arbiter; did you mean \"etcd\"?"),
         ("kind = \"file\"", "kind = \"manual\"", "kind \"manual\" has no such key; it has no keys"),

@@ -3,7 +3,8 @@
 //! ```text
 //! Hello    0 magic "TWHS" | 4 type 1 | 5 role u8 (1 connects, 2 accepts) | 6 zero u16 | 8 version min u16 | 10 max u16
 //!         12 node u8 | 13 shards u8 | 14 purpose u8 (1 control, 2 data) | 15 connector's shard u8
-//!         16 listener's shard u8 | 17 volume name length u8 | 18 zero [6] | 24 session u64
+//!         16 listener's shard u8 | 17 volume name length u8 | 18 reads u8 (0 confirm, 1 lease) | 19 zero [5]
+//!         24 session u64
 //!         32 volume identifier [16] | 48 life [16] | 64 nonce [32] | 96 volume name [64]
 //! Proof    0 magic "TWHS" | 4 type 2 | 5 zero [3] | 8 HMAC-SHA256 [32]
 //! Refused  0 magic "TWHS" | 4 type 3 | 5 reason u8 | 6 zero [2]
@@ -15,6 +16,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::arbitration::Reads;
 use crate::units::{NodeId, SHARDS_MAX, SessionId, ShardId};
 use crate::wire::{Reader, Short, Writer};
 
@@ -125,6 +127,7 @@ pub(super) struct Hello {
     pub(super) life: [u8; 16],
     pub(super) nonce: [u8; 32],
     pub(super) volume_name: String,
+    pub(super) reads: Reads,
 }
 
 impl Hello {
@@ -144,6 +147,7 @@ impl Hello {
             life: local.life,
             nonce,
             volume_name: local.volume_name.clone(),
+            reads: local.reads,
         }
     }
 
@@ -187,7 +191,8 @@ impl Hello {
         out.u16_le(self.versions.min)?;
         out.u16_le(self.versions.max)?;
         out.bytes(&[self.node.0, self.shards, kind, connector, listener, self.volume_name.len() as u8])?;
-        out.zeros(6)?;
+        out.u8(u8::from(self.reads == Reads::Lease))?;
+        out.zeros(5)?;
         out.u64_le(self.session.0)?;
         out.bytes(&self.volume)?;
         out.bytes(&self.life)?;
@@ -206,7 +211,8 @@ impl Hello {
         reader.skip(2)?;
         let versions = VersionRange { min: reader.u16_le()?, max: reader.u16_le()? };
         let [node, shards, kind, connector, listener, name_len] = reader.array()?;
-        reader.skip(6)?;
+        let reads = reader.u8()?;
+        reader.skip(5)?;
         let session = SessionId(reader.u64_le()?);
         let volume = reader.array()?;
         let life = reader.array()?;
@@ -226,6 +232,11 @@ impl Hello {
             if !(1..=SHARDS_MAX).contains(&usize::from(shards)) {
                 return Err(bad("its number of shards is not possible"));
             }
+            let reads = match reads {
+                0 => Reads::Confirm,
+                1 => Reads::Lease,
+                _ => return Err(bad("its kind of reads is unknown")),
+            };
             let name = name.get(..usize::from(name_len)).ok_or(bad("its volume name is too long"))?;
             let name = core::str::from_utf8(name).map_err(|_| bad("its volume name is not text"))?;
             Ok(Self {
@@ -239,6 +250,7 @@ impl Hello {
                 life,
                 nonce,
                 volume_name: String::from(name),
+                reads,
             })
         })())
     }

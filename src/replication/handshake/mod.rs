@@ -29,6 +29,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+use crate::arbitration::Reads;
 use crate::units::{NodeId, SHARDS_MAX, SessionId, ShardId};
 
 use message::{Hello, MAC_BYTES, Message, RawHello, Role};
@@ -112,6 +113,8 @@ pub struct LocalEnd {
     /// Random, another one with every start of the engine.
     pub life: [u8; 16],
     pub versions: VersionRange,
+    /// How reads are answered; the same on both nodes.
+    pub reads: Reads,
 }
 
 /// What a link is for, seen from this end.
@@ -180,6 +183,11 @@ pub enum HandshakeError {
         ours: VersionRange,
         theirs: VersionRange,
     },
+    /// One end would use leases that the other does not wait out.
+    OtherReads {
+        ours: Reads,
+        theirs: Reads,
+    },
     /// A data link of a session that this node does not have (any more).
     UnknownSession(SessionId),
     /// A data link names a shard that its node does not have.
@@ -221,6 +229,13 @@ impl fmt::Display for HandshakeError {
                 f,
                 "no common link version: this release speaks {} to {}, the peer's {} to {}; upgrade the older",
                 ours.min, ours.max, theirs.min, theirs.max
+            ),
+            Self::OtherReads { ours, theirs } => write!(
+                f,
+                "this node runs with reads = \"{}\", the peer with \"{}\"; give both the same [replication] reads and \
+                 restart the one that is behind, the secondary first",
+                ours.word(),
+                theirs.word()
             ),
             Self::UnknownSession(session) => {
                 write!(f, "data link of session {:016x}, which is not up (any more)", session.0)
@@ -410,6 +425,9 @@ impl Handshake {
         }
         if hello.role != role {
             return Err(HandshakeError::BadMessage("both ends connected, or neither did"));
+        }
+        if hello.reads != self.local.reads {
+            return Err(HandshakeError::OtherReads { ours: self.local.reads, theirs: hello.reads });
         }
         Ok((hello, version))
     }

@@ -4,6 +4,8 @@ use alloc::vec;
 
 use proptest::prelude::*;
 
+use crate::arbitration::Reads;
+
 use super::message::HELLO_BYTES;
 use super::*;
 
@@ -23,6 +25,7 @@ fn end(node: u8) -> LocalEnd {
         shards: 2 + node,
         life: [node + 40; 16],
         versions: VERSIONS,
+        reads: Reads::Confirm,
     }
 }
 
@@ -106,6 +109,10 @@ fn both_ends_name_the_same_fault() {
     let cases = [
         (other_volume, HandshakeError::OtherVolume { theirs: String::from("vol2") }),
         (end(0), HandshakeError::SameNode(NodeId(0))),
+        (
+            LocalEnd { reads: Reads::Lease, ..end(1) },
+            HandshakeError::OtherReads { ours: Reads::Confirm, theirs: Reads::Lease },
+        ),
         (newer.clone(), HandshakeError::VersionMismatch { ours: VERSIONS, theirs: newer.versions }),
     ];
     for (remote, expected) in cases {

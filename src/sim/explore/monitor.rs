@@ -6,6 +6,8 @@ use super::node::Value;
 
 /// Commands of each kind.
 pub const COMMANDS_MAX: usize = 4;
+/// A node's process that has ended.
+pub const GONE: u8 = 2;
 const NOT_YET: Value = 0xFF;
 const OVER: Value = 0xFE;
 
@@ -16,8 +18,8 @@ pub enum Progress {
     /// At this node.
     Pending(u8),
     Answered,
-    /// The connection is gone; a write may still happen.
-    Lost,
+    /// The connection is gone: at this node, or ([`GONE`]) with the process. A write may still happen.
+    Lost(u8),
     /// What it has not done by now it must never do.
     Sealed,
 }
@@ -61,7 +63,7 @@ impl Monitor {
             let way = self.ways[at];
             at += 1;
             for (number, progress) in self.writes.iter().enumerate() {
-                let open = matches!(progress, Progress::Pending(_) | Progress::Lost);
+                let open = matches!(progress, Progress::Pending(_) | Progress::Lost(_));
                 if open && way.written & 1 << number == 0 {
                     let next = Way { value: number as Value + 1, written: way.written | 1 << number, ..way };
                     add(&mut self.ways, next);
@@ -79,7 +81,7 @@ impl Monitor {
 
     fn tidy(&mut self) {
         for (number, progress) in self.reads.iter().enumerate() {
-            if matches!(progress, Progress::Lost | Progress::Answered) {
+            if matches!(progress, Progress::Lost(_) | Progress::Answered) {
                 self.ways.iter_mut().for_each(|way| way.read[number] = OVER);
             }
         }
@@ -113,9 +115,18 @@ impl Monitor {
 
     /// The commands at `node` will not be answered.
     pub fn lose(&mut self, node: usize) {
+        self.lose_to(node as u8, node as u8);
+    }
+
+    /// Nor those of its process, which has ended.
+    pub fn end(&mut self, node: usize) {
+        self.lose_to(node as u8, GONE);
+    }
+
+    fn lose_to(&mut self, node: u8, to: u8) {
         let lose = |progress: &mut Progress| {
-            if *progress == Progress::Pending(node as u8) {
-                *progress = Progress::Lost;
+            if matches!(*progress, Progress::Pending(at) | Progress::Lost(at) if at == node) {
+                *progress = Progress::Lost(to);
             }
         };
         self.writes.iter_mut().for_each(lose);
@@ -123,12 +134,12 @@ impl Monitor {
         self.tidy();
     }
 
-    pub fn lose_write(&mut self, number: usize) {
-        self.writes[number] = Progress::Lost;
+    pub fn lose_write(&mut self, number: usize, node: usize) {
+        self.writes[number] = Progress::Lost(node as u8);
     }
 
-    pub fn lose_read(&mut self, number: usize) {
-        self.reads[number] = Progress::Lost;
+    pub fn lose_read(&mut self, number: usize, node: usize) {
+        self.reads[number] = Progress::Lost(node as u8);
         self.tidy();
     }
 
@@ -137,7 +148,19 @@ impl Monitor {
         self.spread();
         for progress in &mut self.writes {
             let elsewhere = matches!(progress, Progress::Pending(at) if usize::from(*at) != node);
-            if elsewhere || *progress == Progress::Lost {
+            if elsewhere || matches!(progress, Progress::Lost(_)) {
+                *progress = Progress::Sealed;
+            }
+        }
+        self.tidy();
+    }
+
+    /// `node` begins to lead, and clients may be at the other as well: what they wait for there is carried here and may
+    /// happen still. What was lost there, or in an earlier life, must not (S4).
+    pub fn seal_lost(&mut self, node: usize) {
+        self.spread();
+        for progress in &mut self.writes {
+            if matches!(progress, Progress::Lost(at) if usize::from(*at) != node) {
                 *progress = Progress::Sealed;
             }
         }

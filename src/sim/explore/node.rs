@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::arbitration::Record;
+use crate::arbitration::{Lease, Reads, Record};
 use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
 use crate::replication::control::Control;
 use crate::replication::frame::{FrameHeader, FrameKind};
@@ -19,15 +19,18 @@ use crate::volume::coordinator::{
     CasOutcome, ControlEffect, ControlOutbox, Coordinator, CoordinatorConfig, DropReason, RecordOutcome,
 };
 use crate::volume::effect::{DiskResult, Effect, LinkNo, MetaPage, OpId, Outbox};
-use crate::volume::messages::{PartReport, PeerEnd, Posture};
+use crate::volume::messages::{LinkRole, PartReport, PeerEnd, Posture, Service};
 use crate::volume::mutant::Mutants;
 use crate::volume::operator::{OperatorCommand, Ticket};
 use crate::volume::part::{Part, PartConfig};
 
-/// The clock stands still, on both nodes: nothing that is explored may rest on it.
-const NOW: Instant = Instant(1);
-/// The one moment after: background flushes are due.
-const LATER: Instant = Instant(NOW.0 + 50_000_000);
+/// Where every clock begins. It stands still but for [`Input::Tick`]: nothing else that is explored may rest on it.
+const BEGIN: Instant = Instant(1);
+/// After which background flushes are due.
+const LATER: Duration = Duration::from_millis(50);
+/// By how much a clock of rate 1000 moves at a tick: where the leader's goes by this and the follower's faster by as much
+/// as it may, a lease and the promise behind it end in the same tick. That is the narrowest moment.
+const TICK: Duration = Duration::from_millis(610);
 const RESYNC_BUFFER: BufId = BufId(1000);
 
 /// A client's command: its number, and what it writes if it writes.
@@ -70,6 +73,10 @@ pub enum Input {
     Operator(OperatorCommand),
     Request(Request),
     BackgroundFlush,
+    /// Time passes.
+    Tick,
+    /// The coordinator's deadline has passed.
+    Timer,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -89,6 +96,8 @@ pub enum Output {
         posture: Posture,
     },
     Serve(bool),
+    /// It begins to answer by itself.
+    Leads,
     /// The node has closed the session.
     Closed(DropReason),
 }
@@ -129,7 +138,20 @@ pub struct Process {
     pub session: Option<SessionId>,
     pub allowed: bool,
     pub serving: bool,
+    leads: bool,
     tickets: u64,
+}
+
+/// What does not change about a node.
+#[derive(Clone, Copy, Hash, Debug)]
+pub struct Traits {
+    pub volatile: bool,
+    pub reads: Reads,
+    /// Clients are at the node that does not lead as well.
+    pub forwards: bool,
+    /// Of its clock, in parts of a thousand.
+    pub rate: u32,
+    pub mutants: Mutants,
 }
 
 #[derive(Clone, Hash, Debug)]
@@ -139,12 +161,14 @@ pub struct Node {
     pub disk: Disk,
     boots: u8,
     starts: u8,
-    mutants: Mutants,
+    pub clock: Instant,
+    traits: Traits,
 }
 
 /// What the node does by itself after an input.
 enum Next {
     Posture(Posture),
+    Lease(Lease),
     Report(PartReport),
     PartDisk(OpId),
     ControlDisk(OpId),
@@ -156,7 +180,7 @@ fn layout() -> Layout {
 }
 
 impl Node {
-    pub fn format(id: NodeId, volatile: bool, mutants: Mutants) -> Self {
+    pub fn format(id: NodeId, traits: Traits) -> Self {
         let superblock = Superblock {
             counter: 0,
             node: id,
@@ -173,8 +197,9 @@ impl Node {
                 iqn: "iqn.2024-01.org.example:v".into(),
             },
         };
-        let disk = Disk { volatile, visible: 0, durable: 0, hot: false, dirty: false, superblock };
-        Self { id, process: None, disk, boots: 0, starts: 0, mutants }
+        let disk =
+            Disk { volatile: traits.volatile, visible: 0, durable: 0, hot: false, dirty: false, superblock };
+        Self { id, process: None, disk, boots: 0, starts: 0, clock: BEGIN, traits }
     }
 
     /// How often its process was started.
@@ -204,6 +229,7 @@ impl Node {
         match *input {
             Input::Start => self.start(&mut step),
             Input::End { landed, power, lost } => self.end(landed, power, lost),
+            Input::Tick => self.clock = self.clock + TICK * self.traits.rate / 1000,
             _ => self.feed(input, &mut step),
         }
         while let Some(next) = step.next.pop_front() {
@@ -230,18 +256,20 @@ impl Node {
             hot_extents_per_lane: 1,
             resync_buffers: vec![RESYNC_BUFFER],
             hold_limit: Some(Duration::from_secs(45)),
-            mutants: self.mutants,
+            mutants: self.traits.mutants,
         };
         let coordinator = CoordinatorConfig {
             node: self.id,
             shards: 1,
             replicated: true,
             volatile_cache: self.disk.volatile,
-            standby_serves: false,
+            standby_serves: self.traits.forwards,
+            reads: self.traits.reads,
             boot_id: [self.boots + 1; 16],
-            peer_timeout: Duration::from_secs(1),
+            // Silence is a cut that is noticed.
+            peer_timeout: Duration::from_secs(3600),
             entropy: u64::from(self.starts) << 8 | u64::from(self.id.0),
-            mutants: self.mutants,
+            mutants: self.traits.mutants,
         };
         self.process = Some(Process {
             coordinator: Coordinator::new(coordinator, self.disk.superblock.clone()),
@@ -252,9 +280,10 @@ impl Node {
             session: None,
             allowed: false,
             serving: false,
+            leads: false,
             tickets: 0,
         });
-        self.control(step, |coordinator, out| coordinator.on_start(NOW, out));
+        self.control(step, |now, coordinator, out| coordinator.on_start(now, out));
     }
 
     fn end(&mut self, landed: bool, power: bool, lost: bool) {
@@ -276,35 +305,38 @@ impl Node {
     fn feed(&mut self, input: &Input, step: &mut Step) {
         let process = self.process.as_mut().expect("only what runs is fed");
         match input {
-            Input::Start | Input::End { .. } => unreachable!("handled by the caller"),
+            Input::Start | Input::End { .. } | Input::Tick => unreachable!("handled by the caller"),
             &Input::SessionUp(id, starts) => {
                 process.session = Some(id);
                 let peer = PeerEnd { shards: 1, life: [starts; 16] };
-                self.control(step, |coordinator, out| coordinator.on_session_up(NOW, id, peer, out));
+                self.control(step, |now, coordinator, out| coordinator.on_session_up(now, id, peer, out));
             }
             Input::SessionDown => {
                 let id = process.session.take().expect("it was up");
-                self.control(step, |coordinator, out| coordinator.on_session_down(NOW, id, out));
+                self.control(step, |now, coordinator, out| coordinator.on_session_down(now, id, out));
             }
             &Input::Control(message) => {
                 let id = process.session.expect("messages come in a session");
-                self.control(step, |coordinator, out| coordinator.on_control(NOW, id, message, out));
+                self.control(step, |now, coordinator, out| coordinator.on_control(now, id, message, out));
             }
             Input::Frame(header, load) => self.on_frame(header, load, step),
             &Input::Disk(at) => self.on_disk(at, step),
             &Input::Record(outcome) => {
-                self.control(step, |coordinator, out| coordinator.on_record(NOW, outcome, out));
+                self.control(step, |now, coordinator, out| coordinator.on_record(now, outcome, out));
             }
             &Input::Swapped(outcome) => {
-                self.control(step, |coordinator, out| coordinator.on_cas(NOW, outcome, out));
+                self.control(step, |now, coordinator, out| coordinator.on_cas(now, outcome, out));
             }
             &Input::Operator(command) => {
                 process.tickets += 1;
                 let ticket = Ticket(process.tickets);
-                self.control(step, |coordinator, out| coordinator.on_operator(NOW, ticket, command, out));
+                self.control(step, |now, coordinator, out| {
+                    coordinator.on_operator(now, ticket, command, out)
+                });
             }
             &Input::Request(request) => self.on_request(request, step),
-            Input::BackgroundFlush => self.part(step, |part, out| part.on_timer(LATER, out)),
+            Input::BackgroundFlush => self.part(step, |now, part, out| part.on_timer(now + LATER, out)),
+            Input::Timer => self.control(step, |now, coordinator, out| coordinator.on_timer(now, out)),
         }
     }
 
@@ -324,7 +356,7 @@ impl Node {
             buf: Some(BufSlice { buf, offset: 0 }),
             locked: false,
         };
-        self.part(step, |part, out| part.on_request(NOW, request, out));
+        self.part(step, |now, part, out| part.on_request(now, request, out));
     }
 
     fn on_frame(&mut self, header: &FrameHeader, load: &Load, step: &mut Step) {
@@ -334,9 +366,12 @@ impl Node {
             &Load::Block(value) => Payload::Buf(process.take_buffer(value)),
             Load::Bytes(bytes) => Payload::Bytes(bytes),
             Load::None if header.kind == FrameKind::Bitmap => Payload::Bytes(&[]),
+            Load::None if header.kind == FrameKind::ForwardRead => {
+                Payload::Buf(process.take_buffer(Value::MAX))
+            }
             Load::None => Payload::None,
         };
-        self.part(step, |part, out| part.on_frame(NOW, session, LinkNo(0), header, payload, out));
+        self.part(step, |now, part, out| part.on_frame(now, session, LinkNo(0), header, payload, out));
     }
 
     fn on_disk(&mut self, at: usize, step: &mut Step) {
@@ -351,36 +386,41 @@ impl Node {
                 op
             }
         };
-        self.part(step, |part, out| part.on_disk(NOW, op, DiskResult::Good, out));
+        self.part(step, |now, part, out| part.on_disk(now, op, DiskResult::Good, out));
     }
 
     fn go_on(&mut self, next: Next, step: &mut Step) {
         match next {
-            Next::Posture(posture) => self.part(step, |part, out| part.on_posture(NOW, posture, out)),
+            Next::Posture(posture) => self.part(step, |now, part, out| part.on_posture(now, posture, out)),
+            Next::Lease(lease) => self.part(step, |_, part, _| part.on_lease(lease)),
             Next::Report(report) => {
-                self.control(step, |coordinator, out| coordinator.on_report(NOW, report, out));
+                self.control(step, |now, coordinator, out| coordinator.on_report(now, report, out));
             }
-            Next::PartDisk(op) => self.part(step, |part, out| part.on_disk(NOW, op, DiskResult::Good, out)),
+            Next::PartDisk(op) => {
+                self.part(step, |now, part, out| part.on_disk(now, op, DiskResult::Good, out))
+            }
             Next::ControlDisk(op) => {
-                self.control(step, |coordinator, out| coordinator.on_disk(NOW, op, DiskResult::Good, out));
+                self.control(step, |now, coordinator, out| {
+                    coordinator.on_disk(now, op, DiskResult::Good, out)
+                });
             }
             Next::Down(id) => {
-                self.control(step, |coordinator, out| coordinator.on_session_down(NOW, id, out));
+                self.control(step, |now, coordinator, out| coordinator.on_session_down(now, id, out));
             }
         }
     }
 
-    fn control(&mut self, step: &mut Step, call: impl FnOnce(&mut Coordinator, &mut ControlOutbox)) {
+    fn control(&mut self, step: &mut Step, call: impl FnOnce(Instant, &mut Coordinator, &mut ControlOutbox)) {
         let mut out = Vec::new();
-        call(&mut self.process.as_mut().expect("only what runs is fed").coordinator, &mut out);
+        call(self.clock, &mut self.process.as_mut().expect("only what runs is fed").coordinator, &mut out);
         for effect in out {
             self.carry_out_control(effect, step);
         }
     }
 
-    fn part(&mut self, step: &mut Step, call: impl FnOnce(&mut Part, &mut Outbox)) {
+    fn part(&mut self, step: &mut Step, call: impl FnOnce(Instant, &mut Part, &mut Outbox)) {
         let mut out = Vec::new();
-        call(&mut self.process.as_mut().expect("only what runs is fed").part, &mut out);
+        call(self.clock, &mut self.process.as_mut().expect("only what runs is fed").part, &mut out);
         for effect in out {
             self.carry_out(effect, step);
         }
@@ -389,7 +429,14 @@ impl Node {
     fn carry_out_control(&mut self, effect: ControlEffect, step: &mut Step) {
         let process = self.process.as_mut().expect("effects come of what runs");
         match effect {
-            ControlEffect::Posture(posture) => step.next.push_back(Next::Posture(posture)),
+            ControlEffect::Posture(posture) => {
+                if posture.answers() && !process.leads {
+                    step.outputs.push(Output::Leads);
+                }
+                process.leads = posture.answers() || process.leads && posture.service == Service::Held;
+                step.next.push_back(Next::Posture(posture));
+            }
+            ControlEffect::Lease(lease) => step.next.push_back(Next::Lease(lease)),
             ControlEffect::SendControl { session, message } if process.session == Some(session) => {
                 step.outputs.push(Output::Control(message));
             }
@@ -426,11 +473,20 @@ impl Node {
             Effect::DiskRead { op, to, .. } => process.jobs.push(Job::Read { op, to: to.buf }),
             Effect::DiskWrite { op, from, fua, .. } => {
                 let value = *process.buffer(from.buf);
-                let ordered = process.requests.iter().all(|entry| entry.1 != from.buf);
+                // A leader does only what clients want, its own or the other node's.
+                let ordered = process.part.posture().link == LinkRole::Follow
+                    && process.requests.iter().all(|entry| entry.1 != from.buf);
                 process.jobs.push(Job::Write { op, value, fua, ordered });
             }
-            Effect::DiskZero { .. } | Effect::LinkGive { .. } | Effect::Deliver { .. } => {
-                unreachable!("no client zeroes, and none is at a node that does not lead")
+            Effect::DiskZero { .. } => unreachable!("no client zeroes"),
+            Effect::LinkGive { header, payload, .. } => {
+                let value = process.free_buffer(payload.buf);
+                step.outputs.push(Output::Frame(header, Load::Block(value)));
+            }
+            Effect::Deliver { from, to, completion, .. } => {
+                let value = process.free_buffer(from);
+                *process.buffer(to.buf) = value;
+                self.carry_out(Effect::Complete(completion), step);
             }
             Effect::DiskFlush { op } => {
                 self.disk.durable = self.disk.visible;

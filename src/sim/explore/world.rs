@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::arbitration::{NodeSet, Record};
+use crate::arbitration::{Epoch, NodeSet, Reads, Record};
 use crate::block::BlockStatus;
 use crate::replication::control::Control;
-use crate::replication::frame::FrameHeader;
+use crate::replication::frame::{FrameHeader, FrameKind, FrameStatus};
 use crate::units::{NodeId, SessionId};
 use crate::volume::coordinator::{CasOutcome, DropReason, RecordOutcome};
 use crate::volume::messages::{LinkFault, LinkRole, Posture, Service};
@@ -17,7 +17,7 @@ use crate::volume::operator::{OperatorCommand, Role};
 use super::hash::fingerprint;
 use super::memo::Memo;
 use super::monitor::{Monitor, Progress};
-use super::node::{Input, Load, Node, Output, Request, Value};
+use super::node::{Input, Load, Node, Output, Request, Traits, Value};
 
 /// How much may happen, of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +33,18 @@ pub struct Bounds {
     pub silences: u8,
     /// Connections that are made, the first included.
     pub sessions: u8,
+    /// How often time passes, and how often one node's clock stands still meanwhile.
+    pub ticks: u8,
+    pub freezes: u8,
+    /// Of the nodes' clocks, in parts of a thousand.
+    pub rates: [u32; 2],
+    /// Reads are answered by leases, not confirmed.
+    pub leases: bool,
+    /// Promotions are asked for as the agent does, of a node that follows as well; and with a certificate, right or
+    /// overtaken, where the other process has ended.
+    pub takeovers: bool,
+    /// Clients are at the node that does not lead as well, and it forwards.
+    pub forwards: bool,
     /// Devices lose completed writes with the power.
     pub volatile: bool,
     pub mutants: Mutants,
@@ -45,6 +57,8 @@ struct Spent {
     promotions: u8,
     handovers: u8,
     silences: u8,
+    ticks: u8,
+    freezes: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -90,6 +104,9 @@ pub struct World {
     /// Whose machine lost its power, and whose disk its cache with it.
     power_lost: [bool; 2],
     cache_lost: [bool; 2],
+    /// Whose process has ended, and the epoch that it told last.
+    died: [Option<Epoch>; 2],
+    forwards: bool,
     spent: Spent,
 }
 
@@ -97,21 +114,64 @@ pub struct World {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
     Connect,
-    Control { from: usize },
-    Frame { from: usize },
+    Control {
+        from: usize,
+    },
+    Frame {
+        from: usize,
+    },
     Cut,
-    Notice { node: usize },
-    Disk { node: usize, job: usize },
-    Arbiter { node: usize },
-    Silence { node: usize },
+    Notice {
+        node: usize,
+    },
+    Disk {
+        node: usize,
+        job: usize,
+    },
+    Arbiter {
+        node: usize,
+    },
+    Silence {
+        node: usize,
+    },
     Orphan(usize),
-    Write { node: usize, number: usize },
-    Read { node: usize, number: usize },
-    Promote { node: usize },
-    Handover { node: usize },
-    BackgroundFlush { node: usize },
-    Start { node: usize },
-    End { node: usize, landed: bool, power: bool, lost: bool },
+    Write {
+        node: usize,
+        number: usize,
+    },
+    Read {
+        node: usize,
+        number: usize,
+    },
+    Promote {
+        node: usize,
+    },
+    TakeOver {
+        node: usize,
+        died: Option<Epoch>,
+    },
+    Handover {
+        node: usize,
+    },
+    BackgroundFlush {
+        node: usize,
+    },
+    /// Time passes, at this node only in the world outside.
+    Tick {
+        frozen: Option<usize>,
+    },
+    Timer {
+        node: usize,
+    },
+    Start {
+        node: usize,
+    },
+    End {
+        node: usize,
+        landed: bool,
+        power: bool,
+        lost: bool,
+    },
 }
 
 pub type Broken = String;
@@ -119,7 +179,14 @@ pub type Broken = String;
 impl World {
     /// Two nodes declared equal; nothing runs yet.
     fn new(bounds: &Bounds) -> Self {
-        let node = |id| Known::new(Node::format(NodeId(id), bounds.volatile, bounds.mutants));
+        let traits = |id: u8| Traits {
+            volatile: bounds.volatile,
+            reads: if bounds.leases { Reads::Lease } else { Reads::Confirm },
+            forwards: bounds.forwards,
+            rate: bounds.rates[usize::from(id)],
+            mutants: bounds.mutants,
+        };
+        let node = |id| Known::new(Node::format(NodeId(id), traits(id)));
         Self {
             nodes: [node(0), node(1)],
             controls: Default::default(),
@@ -132,6 +199,8 @@ impl World {
             monitor: Monitor::new(0, 0),
             power_lost: [false; 2],
             cache_lost: [false; 2],
+            died: [None; 2],
+            forwards: bounds.forwards,
             spent: Spent::default(),
         }
     }
@@ -148,6 +217,8 @@ impl World {
             promotions: 0,
             handovers: 0,
             silences: 0,
+            ticks: 0,
+            freezes: 0,
             ..*bounds
         };
         for begin in [Event::Start { node: 0 }, Event::Start { node: 1 }] {
@@ -189,7 +260,7 @@ impl World {
             [self.nodes[0].print, self.nodes[1].print],
             (&self.controls, &self.frames, self.broken, self.sessions),
             (&self.questions, &self.orphans, &self.records),
-            (&self.monitor, self.power_lost, self.cache_lost, self.spent),
+            (&self.monitor, self.power_lost, self.cache_lost, self.died, self.spent),
         ))
     }
 
@@ -233,6 +304,12 @@ impl World {
             self.node_events(node, bounds, out);
         }
         out.extend((0..self.orphans.len()).map(Event::Orphan));
+        if self.spent.ticks < bounds.ticks {
+            out.push(Event::Tick { frozen: None });
+            if self.spent.freezes < bounds.freezes {
+                out.extend([0, 1].map(|node| Event::Tick { frozen: Some(node) }));
+            }
+        }
     }
 
     fn network_events(&self, bounds: &Bounds, out: &mut Vec<Event>) {
@@ -286,8 +363,16 @@ impl World {
         // A node that follows a primary refuses; only a planted bug makes the question worth asking.
         let follows = status.peer_primary && !bounds.mutants.has(Mutant::PromoteWithLinkOpen);
         let promotable = status.role == Role::Secondary && !follows;
-        if promotable && self.spent.promotions < bounds.promotions {
+        let secondary = status.role == Role::Secondary;
+        if self.spent.promotions < bounds.promotions && bounds.takeovers && secondary {
+            out.push(Event::TakeOver { node, died: None });
+            let died = self.died[1 - node];
+            out.extend(died.map(|_| Event::TakeOver { node, died }));
+        } else if promotable && self.spent.promotions < bounds.promotions {
             out.push(Event::Promote { node });
+        }
+        if bounds.ticks > 0 && process.coordinator.deadline().is_some_and(|at| at <= known.clock) {
+            out.push(Event::Timer { node });
         }
         if status.role == Role::Primary && self.spent.handovers < bounds.handovers {
             out.push(Event::Handover { node });
@@ -364,6 +449,12 @@ impl World {
                 let command = OperatorCommand::Promote { seed: false, i_have_fenced: None };
                 self.feed(node, Input::Operator(command), memo)?;
             }
+            Event::TakeOver { node, died } => {
+                self.spent.promotions += 1;
+                self.feed(node, Input::Operator(OperatorCommand::TakeOver { died }), memo)?;
+            }
+            Event::Tick { frozen } => self.tick(frozen, memo)?,
+            Event::Timer { node } => self.feed(node, Input::Timer, memo)?,
             Event::Handover { node } => {
                 self.spent.handovers += 1;
                 self.feed(node, Input::Operator(OperatorCommand::Switchover), memo)?;
@@ -379,6 +470,12 @@ impl World {
             self.broken = false;
         }
         Ok(())
+    }
+
+    fn tick(&mut self, frozen: Option<usize>, memo: &mut Memo) -> Result<(), Broken> {
+        self.spent.ticks += 1;
+        self.spent.freezes += u8::from(frozen.is_some());
+        (0..2).filter(|&node| frozen != Some(node)).try_for_each(|node| self.feed(node, Input::Tick, memo))
     }
 
     fn connect(&mut self, memo: &mut Memo) -> Result<(), Broken> {
@@ -436,7 +533,9 @@ impl World {
         self.spent.crashes += 1;
         self.power_lost[node] |= power;
         self.cache_lost[node] |= lost;
-        self.monitor.lose(node);
+        self.monitor.end(node);
+        let process = self.nodes[node].node.process.as_ref().expect("it ran");
+        self.died[node] = Some(process.coordinator.superblock().record.epoch);
         if let Some(Question::Swap { expected, proposed }) = self.questions[node].take() {
             self.orphans.push((expected, proposed));
         }
@@ -458,6 +557,7 @@ impl World {
         match *output {
             Output::Control(message) if !self.broken => self.controls[node].push_back(message),
             Output::Frame(header, ref load) if !self.broken => {
+                self.check_forward_answer(node, &header)?;
                 self.frames[node].push_back((header, load.clone()))
             }
             Output::Control(_) | Output::Frame(..) => {}
@@ -473,7 +573,9 @@ impl World {
                 self.broken = true;
                 self.forget_incoming(node);
             }
-            Output::Serve(true) => self.monitor.seal(node),
+            Output::Serve(true) if !self.forwards => self.monitor.seal(node),
+            Output::Leads if self.forwards => self.monitor.seal_lost(node),
+            Output::Serve(true) | Output::Leads => {}
             Output::Serve(false) => self.monitor.lose(node),
             Output::Answer { request, status, value, posture } => {
                 return self.on_answer(node, request, status, value, &posture);
@@ -507,21 +609,37 @@ impl World {
         match (request, status) {
             (Request::Write(_), BlockStatus::Good) => self.monitor.write_done(number),
             (Request::Read(_), BlockStatus::Good) => self.monitor.read_done(number, value),
-            (Request::Write(_), _) => self.monitor.lose_write(number),
-            (Request::Read(_), _) => self.monitor.lose_read(number),
+            (Request::Write(_), _) => self.monitor.lose_write(number, node),
+            (Request::Read(_), _) => self.monitor.lose_read(number, node),
         }
         if !self.monitor.is_possible() {
             return Err(format!("linearizability: node {node} answers {request:?} with {value}"));
         }
-        if status != BlockStatus::Good {
+        // What was forwarded was looked at where it was done.
+        if status != BlockStatus::Good || posture.forward {
             return Ok(());
         }
+        self.check_right(node, posture.epoch)
+    }
+
+    fn check_right(&self, node: usize, epoch: Epoch) -> Result<(), Broken> {
         let id = NodeId(node as u8);
-        let record = self.records.iter().find(|record| record.epoch == posture.epoch);
+        let record = self.records.iter().find(|record| record.epoch == epoch);
         if record.is_none_or(|record| record.primary != Some(id) || !record.in_sync.contains(id)) {
-            return Err(format!("one writer: node {node} answers at epoch {}, {record:?}", posture.epoch.0));
+            return Err(format!("one writer: node {node} answers at epoch {}, {record:?}", epoch.0));
         }
         Ok(())
+    }
+
+    /// The leader answers what was forwarded.
+    fn check_forward_answer(&self, node: usize, header: &FrameHeader) -> Result<(), Broken> {
+        match header.kind {
+            FrameKind::ForwardData => self.check_right(node, header.epoch),
+            FrameKind::ForwardAck if header.status == FrameStatus::Good => {
+                self.check_right(node, header.epoch)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check(&self) -> Result<(), Broken> {
@@ -534,7 +652,9 @@ impl World {
             }
             let me = NodeId(number as u8);
             let alone = (record.primary, record.in_sync) == (Some(me), NodeSet::only(me));
-            if process.serving && known.node.applies_orders() {
+            // One that forwards serves and applies at the same time.
+            let serves = process.serving && (!self.forwards || posture.answers());
+            if serves && known.node.applies_orders() {
                 return Err(format!(
                     "sealed past: node {number} serves while its disk does what another ordered"
                 ));

@@ -43,6 +43,9 @@ impl Coordinator {
     ) {
         let beside =
             self.live_session().filter(|session| session.stage == Stage::Idle).map(|session| session.id);
+        if force.is_some() {
+            self.promise.end();
+        }
         self.begin_change(Goal::Promote { ticket, seed, force, beside }, out);
     }
 
@@ -86,6 +89,8 @@ impl Coordinator {
     /// No change of this node's own is needed: until there is one it answers nothing without the old primary's word.
     pub(super) fn begin_take_over(&mut self, record: Record, out: &mut ControlOutbox) {
         self.superblock.record = record;
+        // It has drained, and gave its lease up with that.
+        self.promise.end();
         let session = self.session.as_ref().expect("handed over in a session").id;
         self.note_witness(Some(session));
         self.set_stage(Stage::Idle);
@@ -153,6 +158,7 @@ impl Coordinator {
             }
             Step::Settle => self.settle_for(goal, out),
             Step::Flush => self.flush_first(out),
+            Step::Outwait => self.outwait(),
             Step::Ask => self.ask(goal, out),
             Step::Record => self.record(out),
             Step::Act => self.act(goal, out),
@@ -351,6 +357,7 @@ impl Coordinator {
         match goal {
             Goal::AddPeer { .. } => self.superblock.generations.back_in_sync(),
             Goal::Promote { .. } => {
+                self.promises_are_over();
                 self.discord = None;
                 self.suspect = false;
                 self.superblock.flags.outdated = false;

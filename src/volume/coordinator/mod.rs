@@ -19,6 +19,7 @@
 
 mod change;
 mod defeat;
+mod lease;
 mod operate;
 mod procedure;
 mod service;
@@ -27,9 +28,9 @@ mod session;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::arbitration::Record;
 use crate::arbitration::rules::{may_act_alone, may_lack_writes};
 pub use crate::arbitration::{CasOutcome, RecordOutcome};
+use crate::arbitration::{Lease, Promise, Reads, Record};
 use crate::replication::control::{ByeReason, Control};
 use crate::replication::decision::Discord;
 use crate::storage::{Page, Superblock};
@@ -41,6 +42,7 @@ use super::messages::{LinkFault, LinkRole, PartReport, PeerEnd, Posture, Service
 use super::mutant::{Mutant, Mutants};
 use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Role, Status, Ticket};
 
+pub use lease::LeaseView;
 use procedure::{Procedure, Wait};
 use session::{Session, Stage};
 
@@ -55,6 +57,8 @@ pub struct CoordinatorConfig {
     pub volatile_cache: bool,
     /// Do initiators log in at this node also while the other leads (ALUA)? Otherwise they are at the service address.
     pub standby_serves: bool,
+    /// How a read is known to be answered by the leader.
+    pub reads: Reads,
     /// The running kernel's boot identifier.
     pub boot_id: [u8; 16],
     /// Silence after which the peer counts as gone.
@@ -85,6 +89,8 @@ pub enum DropReason {
 pub enum ControlEffect {
     /// Deliver to every part, in order.
     Posture(Posture),
+    /// Deliver to every part.
+    Lease(Lease),
     /// Send on the control link.
     SendControl {
         session: SessionId,
@@ -171,6 +177,8 @@ pub struct Coordinator {
     stopped: bool,
     connect_allowed: bool,
     requests: VecDeque<(Ticket, OperatorCommand)>,
+    /// What keeps this node from bidding for the lead.
+    promise: Promise,
     /// A switchover that waits for the peer to take over.
     handing_over: Option<(Option<Ticket>, Instant)>,
 }
@@ -209,6 +217,7 @@ impl Coordinator {
             stopped: false,
             connect_allowed: false,
             requests: VecDeque::new(),
+            promise: Promise::default(),
             handing_over: None,
             config,
             superblock,
@@ -219,6 +228,7 @@ impl Coordinator {
 
     /// The parts are there and the metadata was loaded. Called once.
     pub fn on_start(&mut self, now: Instant, out: &mut ControlOutbox) {
+        self.remember_promises(now);
         self.begin_boot(out);
         self.after_input(now, out);
     }
@@ -252,6 +262,8 @@ impl Coordinator {
             match message {
                 Control::Ping => out.push(ControlEffect::SendControl { session: id, message: Control::Pong }),
                 Control::Pong => {}
+                Control::LeaseAsk { epoch, asked } => self.on_lease_asked(now, epoch, asked, out),
+                Control::LeaseGrant { asked } => self.on_lease_granted(asked, out),
                 message if session.inbox.len() < session::INBOX_MAX => session.inbox.push_back(message),
                 _ => self.drop_session(DropReason::Protocol, out),
             }
@@ -326,6 +338,9 @@ impl Coordinator {
         command: OperatorCommand,
         out: &mut ControlOutbox,
     ) {
+        if let OperatorCommand::TakeOver { died: Some(epoch) } = command {
+            self.promise.on_death(epoch);
+        }
         if !self.answer_at_once(now, ticket, command, out) {
             self.requests.push_back((ticket, command));
         }
@@ -349,7 +364,8 @@ impl Coordinator {
         let session = self.session.as_ref().filter(|session| !session.dropping);
         let peer = session.map(|session| session.next_check(self.config.peer_timeout));
         let pauses = earliest(earliest(self.discord_until, self.hold_until), self.ask_again);
-        earliest(earliest(peer, pauses), self.handing_over.map(|(_, until)| until))
+        let leases = earliest(self.next_lease_question(), self.outwaited_at());
+        earliest(earliest(peer, pauses), earliest(leases, self.handing_over.map(|(_, until)| until)))
     }
 
     /// The superblock's bytes and the copy (0 or 1) they are for. Called while the effect is drained.
@@ -409,7 +425,9 @@ impl Coordinator {
 
     /// What every input ends with: begin whatever should be done now.
     fn after_input(&mut self, now: Instant, out: &mut ControlOutbox) {
+        self.end_outwait(now, out);
         self.reconcile(now, out);
+        self.ask_for_lease(now, out);
         if !self.agreed && self.live_session().is_some_and(Session::is_in_sync) {
             self.agreed = true;
             out.push(ControlEffect::Event(Event::Agreed));

@@ -92,7 +92,9 @@ impl Coordinator {
         }
         self.requests.pop_front();
         let refused = match command {
-            OperatorCommand::Promote { .. } | OperatorCommand::TakeOver => self.promote(ticket, command, out),
+            OperatorCommand::Promote { .. } | OperatorCommand::TakeOver { .. } => {
+                self.promote(ticket, command, out)
+            }
             OperatorCommand::Demote => self.demote(ticket, out),
             OperatorCommand::Switchover => self.switchover(ticket, out),
             OperatorCommand::Connect { discard_my_data } => self.connect(ticket, discard_my_data, out),
@@ -139,7 +141,8 @@ impl Coordinator {
         if force.is_none() && flags.sync_target {
             return Err(Refusal::Inconsistent);
         }
-        let believes = command != OperatorCommand::TakeOver && self.follows_primary();
+        let ordered = matches!(command, OperatorCommand::TakeOver { .. });
+        let believes = !ordered && self.follows_primary();
         if believes && !self.config.mutants.has(Mutant::PromoteWithLinkOpen) {
             return Err(Refusal::PeerIsPrimary);
         }

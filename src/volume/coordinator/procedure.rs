@@ -88,6 +88,8 @@ pub(super) enum Wait {
     /// the node back to rights that it has lost.
     RecordedOnce(OpId),
     Recorded(OpId),
+    /// What this node has promised to whom it followed is over.
+    Promise,
     /// The arbiter's record.
     Read,
     /// The answer to this change.

@@ -8,6 +8,7 @@ use crate::arbitration::NodeSet;
 use crate::arbitration::rules::may_act_alone;
 use crate::replication::control::{ByeReason, Control, Copy, PeerState};
 use crate::replication::decision::{Discord, Relation, decide};
+use crate::storage::DiskFlags;
 use crate::time::{Duration, Instant};
 use crate::units::SessionId;
 
@@ -65,6 +66,9 @@ pub(super) struct Session {
     pub inbox: VecDeque<Control>,
     /// The follower was told that this node serves.
     told_serving: bool,
+    /// Leading: when a read lease was asked for last, and until when the newest one lasts.
+    pub lease_asked: Option<Instant>,
+    pub lease_until: Option<Instant>,
     /// The driver was told to close it.
     pub dropping: bool,
 }
@@ -81,6 +85,8 @@ impl Session {
             stage: Stage::Meeting,
             inbox: VecDeque::new(),
             told_serving: false,
+            lease_asked: None,
+            lease_until: None,
             dropping: false,
         }
     }
@@ -146,7 +152,8 @@ impl Coordinator {
             geometry: self.superblock.layout.geometry,
             generations: self.superblock.generations,
             record: self.superblock.record,
-            flags: self.superblock.flags,
+            // What this node may have promised is its own affair, and older releases do not know the flag.
+            flags: DiskFlags { leases: false, ..self.superblock.flags },
             primary: self.role == Role::Primary,
             dirty_blocks: self.dirty_blocks(),
             suspect: self.suspect,
@@ -203,6 +210,10 @@ impl Coordinator {
         }
         if theirs.node == mine.node {
             return self.drop_session(DropReason::Protocol, out);
+        }
+        if !theirs.primary {
+            // Who says so has no part left that answers, and needs a new promise before one does.
+            self.promise.end();
         }
         let decision = decide(&mine, &theirs);
         let stays = matches!(decision, Ok(Relation::Idle | Relation::Lead(_)));

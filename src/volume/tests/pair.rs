@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::arbitration::Record;
+use crate::arbitration::{Reads, Record};
 use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
 use crate::replication::control::Control;
 use crate::replication::frame::{FrameHeader, FrameKind};
@@ -178,6 +178,7 @@ pub struct Pair {
     turn: usize,
     /// Initiators are at both nodes.
     pub standby_serves: bool,
+    pub reads: Reads,
     /// No session is made while set.
     pub unplugged: bool,
     layout: Layout,
@@ -203,6 +204,7 @@ impl Pair {
             names: 1 << 32,
             turn: 0,
             standby_serves: false,
+            reads: Reads::Confirm,
             unplugged: false,
             layout,
             written: BTreeMap::new(),
@@ -290,6 +292,7 @@ impl Pair {
             boot_id: [node.boots; 16],
             peer_timeout: Duration::from_secs(1),
             standby_serves: self.standby_serves,
+            reads: self.reads,
             entropy: self.names << 8 | number as u64,
             mutants: Mutants::NONE,
         };
@@ -358,6 +361,12 @@ impl Pair {
     pub fn dirty(&self, number: usize) -> u64 {
         let process = self.nodes[number].process.as_ref().expect("the node runs");
         process.parts.iter().map(|part| part.stats().dirty_blocks).sum()
+    }
+
+    /// Reads that were answered by a lease.
+    pub fn leased(&self, number: usize) -> u64 {
+        let process = self.nodes[number].process.as_ref().expect("the node runs");
+        process.parts.iter().map(|part| part.stats().leased).sum()
     }
 
     pub fn is_primary(&self, number: usize) -> bool {
@@ -683,6 +692,7 @@ impl Pair {
             ControlEffect::Posture(posture) => {
                 process.postures.extend((0..node.shards).map(|shard| (shard, posture)));
             }
+            ControlEffect::Lease(lease) => process.parts.iter_mut().for_each(|part| part.on_lease(lease)),
             ControlEffect::SendControl { session, message } if node.session == Some(session) => {
                 self.links[number].push_back(Parcel::Control(message));
             }
