@@ -71,6 +71,7 @@ power_off() {
     for pid in $(ip netns pids "$net_id-$1"); do kill -KILL "$pid" 2>/dev/null || true; done
     for pid in $(ip netns pids "$net_id-$1"); do wait_for 10 "process $pid to be gone" ended "$pid" || return 1; done
     vip_drop "$1"
+    in_ns "$net_id-$1" ss -K src "$vip" > /dev/null 2>&1 || true
 }
 power_on() { net_heal "$1"; }
 

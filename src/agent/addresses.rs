@@ -1,9 +1,10 @@
 //! Keeps the service addresses where the agent wants them, on a thread of its own: takes and announces them, calls the
 //! initiators over, gives them up, and looks every now and then whether all is as it should be.
 //!
-//! Taking goes: add, announce, tickle; then announce and tickle again a few times, because one lost frame must not cost
-//! an initiator its patience. Somebody else who has the address is reported, and the address is taken all the same: who
-//! may *answer* is decided elsewhere, and an initiator at the wrong node is only refused.
+//! Taking goes: forget what is left of an earlier time, add, announce, tickle; then announce and tickle again a few times,
+//! because one lost frame must not cost an initiator its patience. Somebody else who has the address is reported, and
+//! the address is taken all the same: who may *answer* is decided elsewhere, and an initiator at the wrong node is only
+//! refused.
 //!
 //! Not so the portal addresses of a dead peer, which are that node's own: they are taken only if nobody answers for them,
 //! and let go as soon as somebody does ([`Keeping::careful`]).
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::interface::{self, Interface};
+use super::leftover;
 use super::message::{ClientConnection, ClientNetwork};
 use super::packet::Mac;
 use super::reach::Answer;
@@ -292,6 +294,7 @@ impl Keeper {
         self.quiet = false;
         let ours = |ip: IpAddr| !self.careful || self.places.iter().any(|place| place.address.ip == ip);
         self.call = call.into_iter().filter(|client| ours(client.local.ip())).collect();
+        self.forget_leftovers();
         // It may have been asked when the peer fell silent.
         let asked = self.cared.is_some_and(|at| at.elapsed() < CARE_PAUSE);
         if self.careful && !(asked && self.free) && !self.nobody_else_has_them() {
@@ -339,6 +342,17 @@ impl Keeper {
             return false;
         }
         self.nobody_else_has_them()
+    }
+
+    /// What the kernel keeps of an earlier time must not answer for the initiators of now.
+    fn forget_leftovers(&self) {
+        for place in &self.places {
+            match leftover::forget(place.address.ip) {
+                Ok(0) => {}
+                Ok(count) => log::info!("{count} closed connections to {} are forgotten", place.address),
+                Err(error) => log::debug!("closed connections to {} stay: {error}", place.address),
+            }
+        }
     }
 
     fn add_missing(&mut self) {

@@ -16,6 +16,7 @@ pub mod engine;
 mod failback;
 pub mod heartbeat;
 pub mod interface;
+mod leftover;
 pub mod message;
 pub mod packet;
 pub mod reach;
