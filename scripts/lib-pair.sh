@@ -59,6 +59,7 @@ pair_config() {
 [replication]
 secret_file = "$work/secret"
 $(pair_timeout)
+$(pair_reads)
 
 [arbiter]
 kind = "${arbiter_kind%3}"
@@ -81,6 +82,10 @@ TOML
 pair_timeout() {
     if [ -n "${PEER_TIMEOUT:-}" ]; then printf 'peer_timeout = "%s"\n' "$PEER_TIMEOUT"
     elif [ -z "$agents" ]; then printf 'peer_timeout = "1s"\n'; fi
+}
+# READS=lease: reads are leased, on whatever machine this is.
+pair_reads() {
+    [ "${READS:-}" != lease ] || printf 'reads = "lease"\nvirtual_machine = "never-paused"\n'
 }
 agent_section() {
     [ -n "$agents" ] || return 0
