@@ -88,6 +88,9 @@ pub struct BlockCompletion {
 pub struct UnitVersion(pub u64);
 
 impl UnitVersion {
+    /// The greatest that is believed of a disk or a peer, so that nobody brings the count to its end.
+    pub const MAX: Self = Self(u64::MAX / 2);
+
     /// The version that the next change makes.
     ///
     /// # Panics

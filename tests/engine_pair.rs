@@ -250,6 +250,87 @@ fn initiators_at_both_nodes_see_one_disk_through_a_switchover() {
     }
 }
 
+/// PERSISTENT RESERVE OUT; the status.
+fn reserve(host: &mut Initiator, action: u8, kind: u8, key: u64, new_key: u64) -> u8 {
+    let mut list = [0; 24];
+    list[..8].copy_from_slice(&key.to_be_bytes());
+    list[8..16].copy_from_slice(&new_key.to_be_bytes());
+    host.run(&[0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0], &list, 0).0
+}
+
+/// The keys that PERSISTENT RESERVE IN tells: READ KEYS (0) or READ RESERVATION (1).
+fn keys(host: &mut Initiator, action: u8) -> Vec<u64> {
+    let (status, data) = host.run(&[0x5E, action, 0, 0, 0, 0, 0, 1, 0, 0], &[], 256);
+    assert_eq!(status, 0, "PERSISTENT RESERVE IN");
+    let len = u32::from_be_bytes(data[4..8].try_into().expect("four bytes")) as usize;
+    let mut keys: Vec<u64> = data[8..8 + len]
+        .chunks(if action == 0 { 8 } else { 16 })
+        .map(|key| u64::from_be_bytes(key[..8].try_into().expect("eight bytes")))
+        .collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// Reservations are made through either node, hold at both, and outlive the leader and a restart of both.
+#[test]
+fn a_reservation_holds_at_both_nodes_and_outlives_them() {
+    const REGISTER: u8 = 0;
+    const RESERVE: u8 = 1;
+    const WRITE_EXCLUSIVE: u8 = 1;
+    const CONFLICT: u8 = 0x18;
+    for shards in [[1, 1], [3, 2]] {
+        let disks = fresh_disks();
+        let arbiter = Arbiter::default();
+        let plans = links();
+        let start = |n: usize| {
+            let mut plan = disks[n].plan(shards[n], Some(plans[n].clone()), Tuning::default());
+            plan.standby_serves = true;
+            Node::start_plan(plan, &arbiter)
+        };
+        let serve = |nodes: &mut [&mut Node]| nodes.iter().all(|node| node.portal.is_some());
+        let (mut a, mut b) = (start(0), start(1));
+        a.order(OperatorCommand::Promote { seed: true, i_have_fenced: None });
+        until(&mut [&mut a, &mut b], "the first resync", both_up_to_date);
+        until(&mut [&mut a, &mut b], "both portals", serve);
+        let (mut one, mut two) = (initiator(&a, 1), initiator(&b, 2));
+        assert_eq!(reserve(&mut one, REGISTER, 0, 0, 0x11), 0, "REGISTER at the leader");
+        assert_eq!(reserve(&mut two, REGISTER, 0, 0, 0x22), 0, "REGISTER at the follower");
+        assert_eq!((keys(&mut one, 0), keys(&mut two, 0)), (vec![0x11, 0x22], vec![0x11, 0x22]));
+        assert_eq!(reserve(&mut two, RESERVE, WRITE_EXCLUSIVE, 0x22, 0), 0, "RESERVE at the follower");
+        let write = support::initiator::cdb(0x8A, 0, 4096);
+        assert_eq!(one.run(&write, &[7; 4096], 0).0, CONFLICT, "at once, at the leader");
+        two.write(0, &pattern(1, 4096));
+        assert_eq!([&mut a, &mut b].map(|node| node.status().volume.unit.0), [3, 3]);
+
+        // The leader ends without a word.
+        drop((one, two));
+        until(&mut [&mut a, &mut b], "both hold everything", both_up_to_date);
+        a.engine.stop();
+        let ticket = b.order(OperatorCommand::Promote { seed: false, i_have_fenced: None });
+        until(&mut [&mut b], "the takeover", |nodes| nodes[0].answered(ticket) && nodes[0].portal.is_some());
+        let (mut one, mut two) = (initiator(&b, 1), initiator(&b, 2));
+        assert_eq!((keys(&mut one, 0), keys(&mut one, 1)), (vec![0x11, 0x22], vec![0x22]));
+        assert_eq!(one.run(&write, &[7; 4096], 0).0, CONFLICT, "after the takeover");
+        two.write(0, &pattern(2, 4096));
+        assert_eq!(reserve(&mut one, REGISTER, 0, 0x11, 0x33), 0, "another key, while alone");
+
+        // Both start anew; the old leader follows first.
+        drop((one, two));
+        b.engine.stop();
+        let (mut a, mut b) = (start(0), start(1));
+        let ticket = b.order(OperatorCommand::Promote { seed: false, i_have_fenced: None });
+        until(&mut [&mut a, &mut b], "the promotion", |nodes| nodes[1].answered(ticket));
+        until(&mut [&mut a, &mut b], "the last resync", both_up_to_date);
+        until(&mut [&mut a, &mut b], "both portals in the end", serve);
+        let mut one = initiator(&a, 1);
+        assert_eq!((keys(&mut one, 0), keys(&mut one, 1)), (vec![0x22, 0x33], vec![0x22]));
+        assert_eq!(one.run(&write, &[7; 4096], 0).0, CONFLICT, "after the restart, at the follower");
+        drop(one);
+        a.engine.stop();
+        b.engine.stop();
+    }
+}
+
 #[test]
 fn a_peer_with_another_secret_is_refused_and_named() {
     let disks = fresh_disks();

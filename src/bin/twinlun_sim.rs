@@ -139,12 +139,13 @@ fn tell(failure: &Failure, mutant: Option<&str>) {
 fn report(shards: u8, summary: &Summary, failed: usize, begun: Instant) {
     let Summary { seeds, tally } = summary;
     println!(
-        "{shards} shards: {seeds} seeds, {failed} failed; {} events, {} writes ({} zeroes, {} under lock), {} reads ({} by lease), {} flushes, {} crashes, {} sessions, \
+        "{shards} shards: {seeds} seeds, {failed} failed; {} events, {} writes ({} zeroes, {} under lock), {} unit changes, {} reads ({} by lease), {} flushes, {} crashes, {} sessions, \
          {} promotions, {} resyncs, {} answers alone; {:.1} s",
         tally.events,
         tally.writes,
         tally.zeroes,
         tally.updates,
+        tally.changes,
         tally.reads,
         tally.leased,
         tally.flushes,

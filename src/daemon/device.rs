@@ -10,7 +10,8 @@ use super::identity;
 use crate::engine::device::{AlignedBytes, Device, DeviceError};
 use crate::storage::{
     Chosen, CopyError, LaneLoader, LaneState, Layout, MetadataKind, PAGE_BYTES, Page, Superblock,
-    SuperblockCopies, SuperblockError, UncheckedSuperblock, internal_superblocks,
+    SuperblockCopies, SuperblockError, UNIT_STATE_BYTES, UncheckedSuperblock, UnitCopies, UnitCopy,
+    UnitStateLost, internal_superblocks,
 };
 use crate::units::LaneId;
 
@@ -23,6 +24,8 @@ pub struct Opened {
     /// A clone of `data` when the metadata is internal.
     pub metadata: Device,
     pub superblock: Superblock,
+    /// What the logical unit remembers of its initiators; `None`: both copies are damaged.
+    pub unit: Option<UnitCopy>,
     /// Every lane's state, in order.
     pub lanes: Vec<LaneState>,
     /// What was not as it should be and was mended by assuming the worst: one line each.
@@ -71,7 +74,16 @@ pub fn open(config: &Config, node: &NodeConfig) -> Result<Opened, Failure> {
             "{damaged} pages of the activity log or bitmap were not usable; what they cover will be resynced"
         ));
     }
-    Ok(Opened { data, metadata, superblock, lanes, warnings })
+    let unit = load_unit(&metadata, &superblock);
+    if let Err(lost) = &unit {
+        let then = match config.replication {
+            Some(_) => "the other node has them: where it may lead, this one follows it first",
+            None => "initiators must register anew",
+        };
+        warnings.push(format!("{lost}; {then}"));
+    }
+    let unit = unit.ok();
+    Ok(Opened { data, metadata, superblock, unit, lanes, warnings })
 }
 
 /// Smallest unit of I/O of a device, in bytes.
@@ -292,6 +304,16 @@ fn load_lanes(metadata: &Device, layout: &Layout) -> io::Result<Vec<LaneState>> 
         }
     }
     Ok(loaders.into_iter().map(LaneLoader::finish).collect())
+}
+
+/// Reads both copies of the unit state. A page that cannot be read makes its copy unreadable.
+fn load_unit(metadata: &Device, superblock: &Superblock) -> Result<UnitCopy, UnitStateLost> {
+    let copies = [0, 1].map(|copy| {
+        let mut bytes = AlignedBytes::zeroed(UNIT_STATE_BYTES);
+        metadata.read_at(&mut bytes, superblock.layout.unit_state_offset(copy)).ok().map(|()| bytes)
+    });
+    let [first, second] = copies.each_ref().map(|copy| copy.as_ref().map(AlignedBytes::as_slice));
+    UnitCopies { first, second }.choose(&superblock.volume)
 }
 
 /// Reads pages through a window, because they are asked for in the order of the disk.

@@ -1,6 +1,6 @@
 //! Formatting a node's disk: look, plan, ask, write.
 //!
-//! Order of the writes: old superblocks away, activity log and bitmap, then the new superblocks, each step durable
+//! Order of the writes: old superblocks away, activity log, bitmap and unit state, then the new superblocks, each step durable
 //! before the next. An interrupted format leaves a disk without a superblock, never one with half a volume.
 
 use std::fs::{self, File, OpenOptions};
@@ -15,7 +15,7 @@ use super::identity;
 use super::probe::{self, DeviceFacts, Kernel, Obstacle};
 use crate::storage::{
     DiskFlags, Generations, LaneState, Layout, LayoutError, MetadataKind, PAGE_BYTES, Page, Superblock,
-    SuperblockCopies, UncheckedSuperblock, internal_superblocks,
+    SuperblockCopies, UNIT_STATE_BYTES, UncheckedSuperblock, internal_superblocks,
 };
 use crate::units::LaneId;
 
@@ -325,6 +325,10 @@ fn write(file: &File, size: u64, superblock: &mut Superblock) -> io::Result<()> 
     }
     file.sync_all()?;
     write_lanes(file, &layout)?;
+    // Nothing is remembered of any initiator.
+    for copy in 0..2 {
+        file.write_all_at(&[0; UNIT_STATE_BYTES], layout.unit_state_offset(copy))?;
+    }
     file.sync_all()?;
     let mut page: Page = [0; PAGE_BYTES];
     for _ in 0..2 {

@@ -86,8 +86,6 @@ fn target(
         .map_err(|error| unsuitable(error.to_string()))?;
     unit.provisioning = config.target.provisioning;
     unit.read_only = config.target.read_only;
-    // Until the engine keeps it.
-    unit.remembers = false;
     let port = port(config, node, way, &name);
     let group = port.portal_group_tag;
     let peer = config.peer_of(node).filter(|_| way != Way::Service);

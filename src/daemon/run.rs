@@ -167,6 +167,7 @@ impl Daemon {
             data: opened.data,
             metadata: opened.metadata,
             superblock: opened.superblock,
+            unit: opened.unit,
             boot_id: boot_identifier()?,
             lanes: opened.lanes,
             hot_extents_per_lane: plan::hot_extents_per_lane(&layout),

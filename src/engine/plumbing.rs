@@ -12,7 +12,7 @@ use super::link_driver::ReadyLink;
 use super::mesh::Endpoint;
 use super::reactor::Reactor;
 use crate::arbitration::Lease;
-use crate::block::{BlockCompletion, BlockOp, BlockRequest};
+use crate::block::{BlockCompletion, BlockOp, BlockRequest, UnitChange, UnitCompletion, UnitState};
 use crate::iscsi::{Connection, NexusName, Reset, ResetId};
 use crate::time::Instant;
 use crate::units::{BufId, Geometry, SessionId, ShardId};
@@ -49,6 +49,19 @@ pub enum Message {
     Lease(Lease),
     /// A part → shard 0.
     Report(PartReport),
+    /// Shard 0 → all: the unit state from now on; answer with `UnitAdopted` when what it ends is quiet.
+    Unit {
+        serial: u64,
+        state: UnitState,
+    },
+    UnitAdopted {
+        shard: ShardId,
+        serial: u64,
+    },
+    /// Any → shard 0: an initiator changes the unit state.
+    UnitChange(UnitChange),
+    /// Shard 0 → who asked.
+    UnitAnswer(UnitCompletion),
     /// Shard 0 → all: your numbers, please.
     WantStats,
     /// A part → shard 0.
@@ -91,6 +104,8 @@ pub struct Plumbing {
     pub requests: VecDeque<BlockRequest>,
     /// Answers for this shard's connections.
     pub completions: VecDeque<BlockCompletion>,
+    /// What shard 0 says to itself.
+    pub to_self: VecDeque<Message>,
 }
 
 impl Plumbing {
@@ -104,7 +119,17 @@ impl Plumbing {
         now: Instant,
     ) -> Self {
         let (requests, completions) = (VecDeque::with_capacity(1024), VecDeque::with_capacity(1024));
-        Self { now, shard, geometry, reactor, pool, mesh, quiet, requests, completions }
+        let to_self = VecDeque::new();
+        Self { now, shard, geometry, reactor, pool, mesh, quiet, requests, completions, to_self }
+    }
+
+    /// Sends a message to shard 0, which may be this one.
+    pub fn tell_zero(&mut self, message: Message) {
+        if self.shard == ShardId(0) {
+            self.to_self.push_back(message);
+        } else {
+            self.mesh.send(ShardId(0), message);
+        }
     }
 
     /// Sends a request to the owner of its lane. A flush may go to any shard with a lane, for only those have links.
@@ -138,7 +163,7 @@ impl Plumbing {
 
     /// No request and no answer waits to be carried on.
     pub fn has_settled(&self) -> bool {
-        self.requests.is_empty() && self.completions.is_empty()
+        self.requests.is_empty() && self.completions.is_empty() && self.to_self.is_empty()
     }
 
     /// Says whether this shard has nothing under way; true when that holds for all of them. A request on its way between

@@ -26,10 +26,11 @@ use super::target_driver::TargetDriver;
 use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
 use crate::arbitration::{Reads, Record};
+use crate::block::UnitState;
 use crate::iscsi::TargetConfig;
 use crate::replication::control::Notice;
 use crate::replication::handshake::{LocalEnd, VERSIONS};
-use crate::storage::{LaneState, Layout, Superblock};
+use crate::storage::{LaneState, Layout, Superblock, UnitCopy};
 use crate::units::{BufId, CHUNK_BYTES, Pool, SHARDS_MAX, ShardId};
 use crate::volume::coordinator::{CasOutcome, Coordinator, CoordinatorConfig, LeaseView, RecordOutcome};
 use crate::volume::mutant::Mutants;
@@ -48,6 +49,8 @@ pub struct EnginePlan {
     pub metadata: Device,
     /// As chosen from the two copies.
     pub superblock: Superblock,
+    /// What the logical unit remembers, as chosen from the two copies; `None`: they are lost.
+    pub unit: Option<UnitCopy>,
     /// The running kernel's boot identifier.
     pub boot_id: [u8; 16],
     /// Every lane's state as loaded, in order.
@@ -73,6 +76,11 @@ pub struct EnginePlan {
 }
 
 impl EnginePlan {
+    /// What every shard begins with.
+    fn unit_state(&self) -> UnitState {
+        self.unit.as_ref().map_or_else(UnitState::empty, |copy| copy.state.clone())
+    }
+
     fn layout(&self) -> Layout {
         self.superblock.layout
     }
@@ -335,7 +343,13 @@ impl Seed {
         portals.sort_unstable();
         portals.dedup();
         let portals = if number.0 == 0 { portals.as_slice() } else { &[] };
-        let target = TargetDriver::new(plan.target.clone(), plan.faces.clone(), portals, plan.shards);
+        let target = TargetDriver::new(
+            plan.target.clone(),
+            plan.faces.clone(),
+            portals,
+            plan.shards,
+            &plan.unit_state(),
+        );
         let plumbing =
             Plumbing::new(number, plan.layout().geometry, reactor, pool, endpoint, quiet, boot_time());
         let zero = channels.map(|(requests, events)| Box::new(zero(&plan, requests, events)));
@@ -371,7 +385,13 @@ fn zero(plan: &EnginePlan, requests: Receiver<EngineRequest>, events: Sender<Eng
     };
     let lanes = plan.layout().geometry.lanes;
     let establish = plan.link.clone().map(|link| Establish::new(link, local, lanes));
-    Zero::new(Coordinator::new(config, superblock), establish, plan.layout(), requests, events)
+    Zero::new(
+        Coordinator::new(config, superblock, plan.unit.clone()),
+        establish,
+        plan.layout(),
+        requests,
+        events,
+    )
 }
 
 fn part(plan: &EnginePlan, shard: ShardId, resync_buffers: Vec<BufId>) -> Part {

@@ -17,6 +17,7 @@ use super::target_driver::TargetDriver;
 use super::volume_driver::VolumeDriver;
 use super::zero::Zero;
 use crate::arbitration::Lease;
+use crate::block::{UnitCompletion, UnitState};
 use crate::scsi::Leader;
 use crate::time::{Instant, earliest};
 use crate::units::ShardId;
@@ -265,6 +266,14 @@ impl Shard {
             Message::DropInitiators => target.drop_initiators(plumbing),
             Message::DropAt(addresses) => target.drop_at(&addresses, plumbing),
             Message::Stop => self.stop(),
+            Message::Unit { serial, state } => {
+                target.on_unit(serial, &state, plumbing);
+            }
+            Message::UnitAnswer(completion) => target.on_unit_answer(completion, plumbing),
+            Message::UnitChange(change) => self.with_zero(|zero, shard| zero.on_unit_change(change, shard)),
+            Message::UnitAdopted { shard: from, serial } => {
+                self.with_zero(|zero, shard| zero.on_unit_adopted(from, serial, shard));
+            }
             Message::Report(report) => self.with_zero(|zero, shard| zero.on_report(report, shard)),
             Message::WantStats => {
                 plumbing.mesh.send(ShardId(0), Message::Stats(Box::new(volume.stats())));
@@ -289,6 +298,8 @@ impl Shard {
                 self.volume.on_request(request, &mut self.links, &mut self.plumbing);
             } else if let Some(completion) = self.plumbing.completions.pop_front() {
                 self.target.on_block_done(completion, &mut self.plumbing);
+            } else if let Some(message) = self.plumbing.to_self.pop_front() {
+                self.on_message(message);
             } else if let Some(report) = self.volume.reports.pop_front() {
                 self.with_zero(|zero, shard| zero.on_report(report, shard));
             } else if let Some(LinkEvent::Lost { session, why }) = self.links.next_event() {
@@ -333,6 +344,21 @@ impl Shard {
     pub fn lease(&mut self, lease: Lease) {
         self.tell_others(|| Message::Lease(lease));
         self.volume.on_lease(lease);
+    }
+
+    /// Gives every shard a unit state.
+    pub fn unit(&mut self, serial: u64, state: UnitState) {
+        self.tell_others(|| Message::Unit { serial, state: state.clone() });
+        self.target.on_unit(serial, &state, &mut self.plumbing);
+    }
+
+    /// Tells the shard that asked what became of its change of the unit state.
+    pub fn unit_answer(&mut self, completion: UnitCompletion) {
+        if completion.origin == self.plumbing.shard {
+            self.target.on_unit_answer(completion, &mut self.plumbing);
+        } else {
+            self.plumbing.mesh.send(completion.origin, Message::UnitAnswer(completion));
+        }
     }
 
     /// Begins or ends to serve initiators.

@@ -7,6 +7,8 @@
 //! is shut down; the core hands back its buffers as its requests end; when the core is idle and the ring has let go,
 //! the connection is dropped and its number goes back to shard 0.
 
+mod unit;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use super::registry::{CONNECTIONS_MAX, Entrant, Registry, SessionInfo};
 use super::resets::Resets;
 use super::sockets;
 use super::stream::{Inbound, Met, SendBatch};
-use crate::block::{BlockCompletion, UnitAnswer};
+use crate::block::{BlockCompletion, UnitState};
 use crate::iscsi::bhs::Bhs;
 use crate::iscsi::chap::Entropy;
 use crate::iscsi::{
@@ -92,7 +94,9 @@ pub struct TargetDriver {
     accept_again: Option<Instant>,
     turned_away: TurnedAway,
     resets: Resets,
-    unit: UnitSnapshot,
+    /// What commands are judged by; `None`: nobody here can read it.
+    unit: Option<UnitSnapshot>,
+    adoptions: unit::Adoptions,
 }
 
 /// Connections that were not taken, told once in a while.
@@ -103,7 +107,13 @@ struct TurnedAway {
 }
 
 impl TargetDriver {
-    pub fn new(config: Arc<TargetConfig>, faces: Vec<Face>, portals: &[SocketAddr], shards: u8) -> Self {
+    pub fn new(
+        config: Arc<TargetConfig>,
+        faces: Vec<Face>,
+        portals: &[SocketAddr],
+        shards: u8,
+        unit: &UnitState,
+    ) -> Self {
         let listeners =
             portals.iter().map(|address| Listener { address: *address, file: None, armed: false }).collect();
         Self {
@@ -121,7 +131,8 @@ impl TargetDriver {
             accept_again: None,
             turned_away: TurnedAway::default(),
             resets: Resets::new(shards),
-            unit: UnitSnapshot::empty(),
+            unit: unit::read(unit),
+            adoptions: unit::Adoptions::default(),
         }
     }
 
@@ -335,9 +346,10 @@ impl TargetDriver {
     fn admitted(&mut self, number: ConnNo, tsih: u16, plumbing: &mut Plumbing) {
         let shard = plumbing.shard;
         let now = plumbing.now;
+        let Some(unit) = &self.unit else { return self.end(number, plumbing) };
         let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
         conn.core.set_shard(shard);
-        conn.core.on_admitted(now, tsih, &self.unit, &mut self.out);
+        conn.core.on_admitted(now, tsih, unit, &mut self.out);
         conn.core.on_leader(self.leader);
         self.drain(number, plumbing);
         self.pump(number, plumbing);
@@ -663,7 +675,7 @@ impl TargetDriver {
         let mut out = std::mem::take(&mut self.out);
         let mut full_feature = None;
         let (mut begun, mut quiet) = (Vec::new(), Vec::new());
-        let (mut examined, mut unkept) = (Vec::new(), Vec::new());
+        let (mut examined, mut adopted) = (Vec::new(), Vec::new());
         let conn = self.conn(number);
         for effect in out.effects.drain(..) {
             match effect {
@@ -681,9 +693,8 @@ impl TargetDriver {
                 }
                 Effect::Reset { reset, ticket } => begun.push((ticket, reset)),
                 Effect::ResetQuiet(id) => quiet.push(id),
-                // Nobody keeps the unit's memory yet, and nobody is told of a change.
-                Effect::ChangeUnit(change) => unkept.push(change.id),
-                Effect::UnitQuiet(_) => {}
+                Effect::ChangeUnit(change) => plumbing.tell_zero(Message::UnitChange(change)),
+                Effect::UnitQuiet(serial) => adopted.push(serial),
                 Effect::Close { reason } => {
                     log::info!("connection of {} ends: {reason}", conn.name());
                     if conn.phase != Phase::Ended {
@@ -701,10 +712,8 @@ impl TargetDriver {
             conn.core.on_examined(id, found, &mut pool, &mut self.out);
             self.drain(number, plumbing);
         }
-        for id in unkept {
-            let conn = self.conns[number.0 as usize].as_mut().expect("the connection lives");
-            conn.core.on_unit_answer(id, UnitAnswer::NotServing, &mut self.out);
-            self.drain(number, plumbing);
+        for serial in adopted {
+            self.on_unit_quiet(serial, plumbing);
         }
         if let Some(entrant) = full_feature {
             self.on_full_feature(number, entrant, plumbing);

@@ -9,10 +9,11 @@ use super::plumbing::{Message, boot_time};
 use super::reactor::{Completion, DiskTag, ListenFor, StreamOwner};
 use super::run::{EngineEvent, EngineRequest, EngineStatus};
 use super::shard::Shard;
+use crate::block::UnitChange;
 use crate::replication::control::Control;
-use crate::storage::Layout;
+use crate::storage::{Layout, PAGE_BYTES};
 use crate::time::{Duration, Instant, earliest};
-use crate::units::SessionId;
+use crate::units::{SessionId, ShardId};
 use crate::volume::coordinator::{ControlEffect, ControlOutbox, Coordinator};
 use crate::volume::effect::{DiskResult, OpId};
 use crate::volume::messages::PartReport;
@@ -181,6 +182,17 @@ impl Zero {
         self.drain(shard);
     }
 
+    /// An initiator of some shard changes the unit state.
+    pub fn on_unit_change(&mut self, change: UnitChange, shard: &mut Shard) {
+        self.coordinator.on_unit_change(shard.plumbing.now, change, &mut self.out);
+        self.drain(shard);
+    }
+
+    pub fn on_unit_adopted(&mut self, from: ShardId, serial: u64, shard: &mut Shard) {
+        self.coordinator.on_unit_adopted(shard.plumbing.now, from, serial, &mut self.out);
+        self.drain(shard);
+    }
+
     pub fn on_link_lost(&mut self, session: SessionId, why: &str, shard: &mut Shard) {
         if let Some(establish) = &mut self.establish {
             establish.on_link_lost(session, why, &mut shard.plumbing);
@@ -266,6 +278,15 @@ impl Zero {
                 let file = shard.volume.data_file().clone();
                 shard.plumbing.reactor.disk_flush(&file, DiskTag::Coordinator(op));
             }
+            ControlEffect::WriteUnit { op, page } => {
+                let mut bytes = Page::boxed();
+                let copy = self.coordinator.render_unit(page, &mut bytes.0);
+                let offset = self.layout.unit_state_offset(copy) + u64::from(page) * PAGE_BYTES as u64;
+                let file = shard.volume.metadata_file().clone();
+                shard.plumbing.reactor.page_write(&file, DiskTag::Coordinator(op), offset, bytes);
+            }
+            ControlEffect::Unit { serial, state } => shard.unit(serial, state),
+            ControlEffect::UnitAnswer(completion) => shard.unit_answer(completion),
             ControlEffect::Serve(on) => self.serve(on, shard),
             ControlEffect::Reply { ticket, result } => self.tell(EngineEvent::Reply { ticket, result }),
             ControlEffect::Event(event) => self.tell(EngineEvent::Volume(event)),

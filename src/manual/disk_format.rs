@@ -16,7 +16,8 @@
 //! | activity log | `TWAL` | per lane: its extents / 30720 | [`ActivityLog`](crate::storage::ActivityLog) |
 //! | bitmap | `TWBM` | per lane: its extents / 31 | [`Bitmap`](crate::storage::Bitmap) |
 //!
-//! Behind the bitmap, two times 32 KiB are set aside for what the logical unit remembers of its initiators.
+//! Behind the bitmap, two times 32 KiB are what the logical unit remembers of its initiators: persistent reservations,
+//! saved parameters. The drawing is at [`UnitCopy`](crate::storage::UnitCopy). Zeroes are a volume that remembers nothing.
 //!
 //! Where each lies follows from the device's size, the volume's size and the lane count; the drawing is at
 //! [`Layout`](crate::storage::Layout). Metadata takes about 1/8000 of the device: one bit for 4 KiB, and what headers
@@ -34,7 +35,12 @@
 //!   is a mixture of old and new sectors, and both are true.
 //! - A bitmap page has one CRC. Torn or damaged, all its extents count as out of sync.
 //!
-//! So damage to the activity log or the bitmap costs resync time and never data, and damage to both superblock copies
+//! - A change of the unit state goes to both of its copies, the second when the first is durable: a torn copy leaves the
+//!   state before, a damaged one the same state in the other.
+//!
+//! Damage to both copies of the unit state costs reservations and never data. The node starts, says so, and counts as one
+//! that may lack what was answered: in a pair it leads only after it has followed the other node, or by a person's word.
+//! Alone it starts with nothing remembered. So damage to the activity log or the bitmap costs resync time and never data, and damage to both superblock copies
 //! is the only thing that stops a node from starting. It then takes the volume's data from its peer.
 //!
 //! # The invariant

@@ -30,6 +30,15 @@
 //! - **S4** What an initiator sees (IQN, LUN, NAA, serial, vendor, product, port identifiers) is identical on both nodes
 //!   and survives takeover. Losing the role drops TCP; it never shows the initiator an I/O error.
 //!
+//! # The unit state
+//!
+//! What the logical unit remembers of its initiators: persistent reservations, saved parameters, resets.
+//!
+//! - **U1** A change that was answered is never lost: every node that the record counts in sync holds it durably.
+//! - **U2** What arrives at either node after a change was answered is judged by that state or a newer one, or not
+//!   answered.
+//! - **U3** While both nodes are in sync, both hold a change durably before it is answered.
+//!
 //! # Resources
 //!
 //! - **Q1** Every queue, pool, table and loop has a named limit; full means back-pressure. No allocation, lock, log

@@ -46,6 +46,15 @@
 //! Then `Lead` → `Following` → (resync) → `SyncDone` → `SyncDoneAck`. The follower counts as in sync only after the
 //! arbiter's record says so.
 //!
+//! # The unit state
+//!
+//! What the logical unit remembers of its initiators is one value of at most 28 KiB, with a version, whole in every message
+//! that carries it. `Lead` brings the leader's, which always takes the place of the follower's (a leader whose disk lost
+//! it brings none, and is given the follower's); `Following` says that it
+//! is durable there and that every shard judges by it. Then, for each change: `Unit` → `UnitAdopted`, with the same
+//! meaning. The leader answers a change only after that, or alone by the record. A change that a session at the follower
+//! asks for travels as `UnitChange` → `UnitChanged`, one at a time; `Refused` means that it was not carried out.
+//!
 //! [`Notice`](crate::replication::control::Notice) is for the other node's operator and decides nothing: the hash of the
 //! configuration file, and how far a resync is.
 //!

@@ -1,10 +1,13 @@
 //! Messages of the control link: how two coordinators meet and what they agree on. Small, fixed layouts,
-//! little-endian, one tag byte in front; a message with bytes left over is refused.
+//! little-endian, one tag byte in front; a message with bytes left over is refused. Those that carry a unit state are as
+//! long as it, at most [`UNIT_BYTES_MAX`], and go in one frame like the others.
 
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::arbitration::{Epoch, RECORD_BYTES, Record};
+use crate::block::{UNIT_BYTES_MAX, UnitState, UnitVersion};
 use crate::storage::{DiskFlags, GENERATION_HISTORY, Generations};
 use crate::time::Instant;
 use crate::units::{Geometry, NodeId};
@@ -45,18 +48,49 @@ pub enum Notice {
     Resync { total: u64, left: u64 },
 }
 
-/// A control message.
+/// How the leader ends a change of the unit state that the follower forwarded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum ForwardedChange {
+    /// Both nodes hold it, and all their shards have adopted it.
+    Done = 1,
+    /// Another change was faster; the follower has adopted that one.
+    Stale = 2,
+    /// It was not carried out, and will not be: the receiver does not lead (any more).
+    Refused = 3,
+}
+
+/// A control message.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Control {
     State(PeerState),
-    /// The sender leads from `epoch` on; follow, and expect `copy`.
+    /// The sender leads from `epoch` on; follow, remember `unit`, and expect `copy`. Without a unit state the sender has
+    /// lost its own, and asks for the receiver's ([`Control::Unit`]) before `Following`.
     Lead {
         epoch: Epoch,
         record: Record,
         copy: Copy,
+        unit: Option<UnitState>,
     },
-    /// The sender has taken up the following posture on all its shards.
+    /// The sender has taken up the following posture on all its shards, and they have adopted the leader's unit state.
     Following,
+    /// The leader's unit state has changed: hold it durably and have every shard adopt it. Or the follower's, where the
+    /// leader has asked for it.
+    Unit(UnitState),
+    /// The follower has.
+    UnitAdopted {
+        version: UnitVersion,
+    },
+    /// A session at the follower asks for a change. One at a time; `number` names it in the answer.
+    UnitChange {
+        number: u64,
+        base: UnitVersion,
+        bytes: Arc<[u8]>,
+    },
+    UnitChanged {
+        number: u64,
+        outcome: ForwardedChange,
+    },
     /// The source has copied everything: these are its generations.
     SyncDone {
         generations: Generations,
@@ -130,12 +164,20 @@ impl From<Short> for ControlError {
     }
 }
 
-/// Longest encoded message.
+/// Longest encoded message, but for the unit state that it may carry.
 pub const CONTROL_BYTES_MAX: usize = 256;
 
 impl Control {
+    /// The message's bytes: at most [`CONTROL_BYTES_MAX`] and, with a unit state, [`UNIT_BYTES_MAX`] more.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![0; CONTROL_BYTES_MAX];
+        let state = match self {
+            Self::Lead { unit: Some(UnitState { bytes, .. }), .. }
+            | Self::Unit(UnitState { bytes, .. })
+            | Self::UnitChange { bytes, .. } => bytes.len(),
+            _ => 0,
+        };
+        assert!(state <= UNIT_BYTES_MAX, "a unit state is bounded where it comes from");
+        let mut bytes = vec![0; CONTROL_BYTES_MAX + state];
         let mut out = Writer::new(&mut bytes);
         self.write(&mut out).expect("every message fits");
         let len = out.position();
@@ -149,7 +191,7 @@ impl Control {
                 out.u8(1)?;
                 state.write(out)
             }
-            Self::Lead { epoch, record, copy } => {
+            Self::Lead { epoch, record, copy, unit } => {
                 out.u8(2)?;
                 out.u64_le(epoch.0)?;
                 out.bytes(&record.encode())?;
@@ -157,7 +199,22 @@ impl Control {
                     Copy::Nothing => 0,
                     Copy::Bitmap => 1,
                     Copy::Everything => 2,
-                })
+                })?;
+                out.u8(u8::from(unit.is_some()))?;
+                unit.as_ref().map_or(Ok(()), |unit| write_unit(unit.version, &unit.bytes, out))
+            }
+            Self::Unit(unit) => {
+                out.u8(17)?;
+                write_unit(unit.version, &unit.bytes, out)
+            }
+            Self::UnitAdopted { version } => write_numbers(18, &[version.0], out),
+            Self::UnitChange { number, base, bytes } => {
+                write_numbers(19, &[*number], out)?;
+                write_unit(*base, bytes, out)
+            }
+            Self::UnitChanged { number, outcome } => {
+                write_numbers(22, &[*number], out)?;
+                out.u8(*outcome as u8)
             }
             Self::Following => out.u8(3),
             Self::SyncDone { generations } => {
@@ -177,15 +234,8 @@ impl Control {
             Self::Ping => out.u8(8),
             Self::Pong => out.u8(9),
             Self::Serving => out.u8(16),
-            Self::LeaseAsk { epoch, asked } => {
-                out.u8(20)?;
-                out.u64_le(epoch.0)?;
-                out.u64_le(asked.0)
-            }
-            Self::LeaseGrant { asked } => {
-                out.u8(21)?;
-                out.u64_le(asked.0)
-            }
+            Self::LeaseAsk { epoch, asked } => write_numbers(20, &[epoch.0, asked.0], out),
+            Self::LeaseGrant { asked } => write_numbers(21, &[asked.0], out),
             Self::Bye { reason } => {
                 out.u8(10)?;
                 out.u8(*reason as u8)
@@ -226,8 +276,26 @@ impl Control {
                     2 => Copy::Everything,
                     _ => return Err(ControlError::BadField("copy")),
                 };
-                Self::Lead { epoch, record, copy }
+                let has_unit = read_bool(reader, "unit flag")?;
+                let unit = if has_unit { Some(read_unit(reader)?) } else { None };
+                Self::Lead { epoch, record, copy, unit }
             }
+            17 => Self::Unit(read_unit(reader)?),
+            18 => Self::UnitAdopted { version: read_version(reader)? },
+            19 => {
+                let number = reader.u64_le()?;
+                let UnitState { version: base, bytes } = read_unit(reader)?;
+                Self::UnitChange { number, base, bytes }
+            }
+            22 => Self::UnitChanged {
+                number: reader.u64_le()?,
+                outcome: match reader.u8()? {
+                    1 => ForwardedChange::Done,
+                    2 => ForwardedChange::Stale,
+                    3 => ForwardedChange::Refused,
+                    _ => return Err(ControlError::BadField("outcome")),
+                },
+            },
             3 => Self::Following,
             4 => Self::SyncDone { generations: read_source_generations(reader)? },
             5 => Self::SyncDoneAck,
@@ -299,6 +367,35 @@ fn read_bool(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, Contr
     }
 }
 
+fn write_numbers(tag: u8, numbers: &[u64], out: &mut Writer<'_>) -> Result<(), Short> {
+    out.u8(tag)?;
+    numbers.iter().try_for_each(|number| out.u64_le(*number))
+}
+
+fn write_unit(version: UnitVersion, bytes: &[u8], out: &mut Writer<'_>) -> Result<(), Short> {
+    out.u64_le(version.0)?;
+    out.u32_le(bytes.len() as u32)?;
+    out.bytes(bytes)
+}
+
+fn read_unit(reader: &mut Reader<'_>) -> Result<UnitState, ControlError> {
+    let version = read_version(reader)?;
+    let len = reader.u32_le()? as usize;
+    if len > UNIT_BYTES_MAX {
+        return Err(ControlError::BadField("length of a unit state"));
+    }
+    Ok(UnitState { version, bytes: Arc::from(reader.bytes(len)?) })
+}
+
+fn read_version(reader: &mut Reader<'_>) -> Result<UnitVersion, ControlError> {
+    let version = UnitVersion(reader.u64_le()?);
+    if version <= UnitVersion::MAX {
+        Ok(version)
+    } else {
+        Err(ControlError::BadField("version of a unit state"))
+    }
+}
+
 /// Whoever adopts a peer's record counts on from it: no peer may bring the count to its end.
 fn read_record(reader: &mut Reader<'_>) -> Result<Record, ControlError> {
     let record = Record::decode(reader.bytes(RECORD_BYTES)?).ok();
@@ -331,6 +428,23 @@ mod tests {
     use super::*;
     use crate::arbitration::NodeSet;
 
+    fn unit(len: usize) -> UnitState {
+        UnitState { version: UnitVersion(7), bytes: (0..len).map(|at| at as u8).collect() }
+    }
+
+    #[test]
+    fn a_unit_state_is_bounded_on_the_wire() {
+        let longest = Control::Unit(unit(UNIT_BYTES_MAX));
+        let mut bytes = longest.encode();
+        assert_eq!(Control::decode(&bytes), Ok(longest));
+        bytes[9..13].copy_from_slice(&(UNIT_BYTES_MAX as u32 + 1).to_le_bytes());
+        bytes.push(0);
+        assert_eq!(Control::decode(&bytes), Err(ControlError::BadField("length of a unit state")));
+        let version = UnitVersion(UnitVersion::MAX.0 + 1);
+        let adopted = Control::UnitAdopted { version }.encode();
+        assert_eq!(Control::decode(&adopted), Err(ControlError::BadField("version of a unit state")));
+    }
+
     fn messages() -> Vec<Control> {
         let record = Record { epoch: Epoch(3), primary: Some(NodeId(1)), in_sync: NodeSet::BOTH, nonce: 9 };
         let mut generations = Generations::new(5);
@@ -348,7 +462,12 @@ mod tests {
         };
         vec![
             Control::State(state),
-            Control::Lead { epoch: Epoch(4), record, copy: Copy::Everything },
+            Control::Lead { epoch: Epoch(4), record, copy: Copy::Everything, unit: None },
+            Control::Lead { epoch: Epoch(4), record, copy: Copy::Nothing, unit: Some(unit(100)) },
+            Control::Unit(unit(1000)),
+            Control::UnitAdopted { version: UnitVersion(3) },
+            Control::UnitChange { number: 9, base: UnitVersion(3), bytes: unit(40).bytes },
+            Control::UnitChanged { number: 9, outcome: ForwardedChange::Refused },
             Control::Following,
             Control::SyncDone { generations },
             Control::SyncDoneAck,
@@ -369,7 +488,7 @@ mod tests {
     fn messages_survive_the_wire_and_short_ones_do_not() {
         for message in messages() {
             let bytes = message.encode();
-            assert_eq!(Control::decode(&bytes), Ok(message));
+            assert_eq!(Control::decode(&bytes), Ok(message.clone()));
             for len in 0..bytes.len() {
                 assert!(Control::decode(&bytes[..len]).is_err(), "{message:?} cut to {len}");
             }
@@ -387,7 +506,7 @@ mod tests {
             assert_eq!(Control::decode(&message.encode()), Err(ControlError::BadField("record")));
         }
         let (epoch, copy) = (record.epoch, Copy::Nothing);
-        let lead = Control::Lead { epoch, record: Record::default(), copy };
+        let lead = Control::Lead { epoch, record: Record::default(), copy, unit: None };
         assert_eq!(Control::decode(&lead.encode()), Err(ControlError::BadField("epoch")));
         let done = Control::SyncDone { generations: Generations::default() };
         assert_eq!(Control::decode(&done.encode()), Err(ControlError::BadField("generation")));

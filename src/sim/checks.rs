@@ -72,7 +72,7 @@ impl World {
     }
 
     /// S1, S2: one node for each epoch, and only the one that the record of that epoch names.
-    fn check_right_to_answer(&mut self, node: usize, posture: &Posture) -> Verdict {
+    pub(super) fn check_right_to_answer(&mut self, node: usize, posture: &Posture) -> Verdict {
         // Winding down for a hand-over, with the peer still acknowledging.
         let hands_over = posture.hold && posture.link == LinkRole::Lead;
         ensure(matches!(posture.service, Service::Alone | Service::Both) || hands_over, "S1", || {
@@ -208,6 +208,7 @@ impl World {
         if self.lied {
             return Ok(());
         }
+        self.check_units_kept(record)?;
         for node in 0..2 {
             // A node that came back and knows that it may lack writes says so itself, and is not served.
             let machine = self.nodes[node].machine.as_ref();
@@ -316,6 +317,7 @@ impl World {
     /// Nothing is left to do: both disks are equal, hold what the initiators may expect, and every buffer is home.
     pub(super) fn check_end(&mut self) -> Verdict {
         self.check_exactly_once()?;
+        self.check_units_at_end()?;
         let [zero, one] = &self.nodes;
         let different = zero.disk.first_difference(&one.disk);
         ensure(different.is_none(), "D5", || {

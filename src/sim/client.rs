@@ -2,7 +2,7 @@
 //! lost takes its commands with it: their writes are in doubt, and are sent again with a value of their own, so that
 //! every effect of every attempt can be told apart.
 
-use crate::block::{BlockCompletion, BlockOp, BlockRequest, BlockStatus, BufSlice};
+use crate::block::{BlockCompletion, BlockOp, BlockRequest, BlockStatus, BufSlice, UnitState, UnitVersion};
 use crate::units::{BlockRange, BufId, CHUNK_BYTES, Lba, RequestId, ShardId};
 
 use super::history::Anomaly;
@@ -18,7 +18,7 @@ const SECTOR_BITS: u32 = 20;
 pub struct Client {
     /// Node and life of the process it is connected to, and its shard there.
     pub connection: Option<(usize, u32, u8)>,
-    outstanding: u64,
+    pub(super) outstanding: u64,
     /// What a lost connection left to be done again.
     again: Vec<Wish>,
     waits: bool,
@@ -63,6 +63,9 @@ pub struct Command {
     /// What an update reads into.
     reads: Vec<BufId>,
     worst: BlockStatus,
+    /// What it was judged by when it arrived, and what changes of that had been answered by then.
+    judged: UnitState,
+    due: UnitVersion,
     /// Every piece so far was written through or answered by the only copy.
     pub secured: bool,
     /// The initiator does not wait for it any more.
@@ -123,6 +126,9 @@ impl World {
             }
             return Ok(());
         };
+        if self.commands_left > 0 && self.rng.per_mille(self.setup.unit_changes_per_mille) {
+            self.ask_unit_change(client, node, life, shard);
+        }
         let depth = self.rng.range(1, self.setup.depth);
         while self.clients[client].outstanding < depth {
             let Some(wish) = self.next_wish(client) else { break };
@@ -131,7 +137,7 @@ impl World {
         Ok(())
     }
 
-    fn turn_later(&mut self, client: usize, low: u64, high: u64) {
+    pub(super) fn turn_later(&mut self, client: usize, low: u64, high: u64) {
         if !std::mem::replace(&mut self.clients[client].waits, true) {
             self.after(low, high, Event::Client { client });
         }
@@ -210,6 +216,7 @@ impl World {
         let data: Vec<u64> =
             sectors.map(|sector| if write { value_of(attempt, sector) } else { u64::MAX }).collect();
         let machine = self.nodes[node].machine.as_mut().expect("connected to a running node");
+        let judged = machine.units[usize::from(shard)].clone();
         let chunk = CHUNK_BYTES / 512;
         let buffers: Vec<BufId> =
             data.chunks(chunk).map(|data| machine.buffers.take(data.to_vec())).collect();
@@ -230,6 +237,8 @@ impl World {
             buffers,
             reads: Vec::new(),
             worst,
+            judged,
+            due: self.unit.answered,
             secured: true,
             abandoned: false,
         };
@@ -401,7 +410,7 @@ impl World {
     /// The initiator has its answer.
     fn on_answer(&mut self, attempt: u64, command: Command, data: &[u64]) -> Verdict {
         let tick = self.tick();
-        let Command { client, wish, begun, secured, .. } = command;
+        let Command { client, wish, begun, secured, judged, due, .. } = command;
         self.log(|| format!("client {client}: #{attempt} done (tick {tick})"));
         self.clients[client].outstanding -= 1;
         let (low, high) = if self.rng.per_mille(self.setup.idle_per_mille) {
@@ -413,6 +422,7 @@ impl World {
         if self.lied {
             return Ok(());
         }
+        self.check_judged(attempt, &judged, due)?;
         let sectors = sectors_of(wish.range, self.setup.layout.geometry.block_shift);
         match wish.op {
             BlockOp::Read => {
@@ -440,13 +450,14 @@ impl World {
     }
 
     /// The connection is gone; its commands run on where they are, unseen.
-    fn lose_connection(&mut self, client: usize, why: &str) {
+    pub(super) fn lose_connection(&mut self, client: usize, why: &str) {
         self.log(|| format!("client {client} loses its connection: {why}"));
         self.clients[client].connection = None;
         for command in self.commands.values_mut().filter(|c| c.client == client && !c.abandoned) {
             command.abandoned = true;
             self.clients[client].again.push(command.wish);
         }
+        self.abandon_unit_changes(client);
         self.clients[client].outstanding = 0;
         self.turn_later(client, 100_000, 5_000_000);
     }
@@ -491,7 +502,7 @@ impl World {
         let patience = self.rng.range(PATIENCE.0, PATIENCE.1);
         let now = self.now;
         let late = |c: &Command| c.client == client && !c.abandoned && now - c.begun_at > patience;
-        if self.commands.values().any(late) {
+        if self.commands.values().any(late) || self.has_late_unit_change(client, patience) {
             self.lose_connection(client, "no answer");
         }
         self.after(200_000_000, 400_000_000, Event::ClientWatch { client });

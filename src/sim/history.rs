@@ -277,6 +277,10 @@ impl History {
             }
         }
         self.unsecured = rest;
+        // So may a write that was read before it was answered.
+        let seen = |c: &Cluster| !c.answered && c.was_read() && c.begun <= other_lost_at;
+        let early = |register: &Register| register.clusters.iter().any(seen);
+        doubtful.extend((0..).zip(&self.registers).filter(|(_, it)| early(it)).map(|(number, _)| number));
         doubtful.sort_unstable();
         doubtful.dedup();
         for &register in &doubtful {

@@ -27,4 +27,5 @@ mod node;
 mod rng;
 pub mod run;
 pub mod setup;
+mod unit;
 mod world;

@@ -2,7 +2,7 @@
 //! brings inputs to the cores, and carries out what they ask.
 
 use crate::arbitration::Lease;
-use crate::block::{BlockCompletion, BlockRequest, BufSlice};
+use crate::block::{BlockCompletion, BlockRequest, BufSlice, UnitChange, UnitCompletion, UnitState};
 use crate::replication::control::Control;
 use crate::replication::frame::{FrameHeader, FrameKind};
 use crate::replication::receiver::Payload;
@@ -84,6 +84,8 @@ impl Clock {
 pub struct Machine {
     pub parts: Vec<Part>,
     pub coordinator: Coordinator,
+    /// What each shard judges commands by.
+    pub units: Vec<UnitState>,
     pub buffers: Buffers,
     /// Initiators may log in.
     pub serving: bool,
@@ -110,6 +112,10 @@ pub enum Mesh {
     Posture(Posture),
     Lease(Lease),
     Report(PartReport),
+    UnitChange(UnitChange),
+    Unit { serial: u64, state: UnitState },
+    UnitAdopted { shard: ShardId, serial: u64 },
+    UnitAnswer(UnitCompletion),
 }
 
 /// An input of a part.
@@ -134,6 +140,8 @@ pub enum ControlInput {
     Swapped(CasOutcome),
     Disk(OpId, DiskResult),
     Operator(Ticket, OperatorCommand),
+    UnitChange(UnitChange),
+    UnitAdopted { shard: ShardId, serial: u64 },
     Timer,
 }
 
@@ -327,8 +335,11 @@ impl World {
             entropy,
             mutants: self.setup.mutants,
         };
+        let unit = this.stored_unit();
+        let state = unit.as_ref().map_or_else(UnitState::empty, |copy| copy.state.clone());
         this.machine = Some(Machine {
-            coordinator: Coordinator::new(config, superblock),
+            coordinator: Coordinator::new(config, superblock, unit),
+            units: vec![state; parts.len()],
             buffers,
             serving: false,
             leads: false,
@@ -425,6 +436,8 @@ impl World {
             ControlInput::Swapped(outcome) => core.on_cas(now, outcome, &mut out),
             ControlInput::Disk(op, result) => core.on_disk(now, op, result, &mut out),
             ControlInput::Operator(ticket, command) => core.on_operator(now, ticket, command, &mut out),
+            ControlInput::UnitChange(change) => core.on_unit_change(now, change, &mut out),
+            ControlInput::UnitAdopted { shard, serial } => core.on_unit_adopted(now, shard, serial, &mut out),
             ControlInput::Timer => core.on_timer(now, &mut out),
         }
         for effect in out {
@@ -520,6 +533,11 @@ impl World {
                 self.log(|| format!("node {node}: {report:?}"));
                 self.feed_control(node, ControlInput::Report(report))
             }
+            Mesh::Unit { serial, state } => {
+                self.on_unit_given(node, to, serial, state);
+                Ok(())
+            }
+            message => self.feed_unit(node, message),
         }
     }
 
@@ -616,7 +634,10 @@ impl World {
                     self.mesh(node, 0, shard, Mesh::Lease(lease));
                 }
             }
-            ControlEffect::SendControl { session, message } => self.send_control(node, session, message),
+            ControlEffect::SendControl { session, message } => {
+                self.check_unit_message(node, &message)?;
+                self.send_control(node, session, message);
+            }
             ControlEffect::DropSession { session, reason } => {
                 self.log(|| format!("node {node}: drops {session:?}: {reason:?}"));
                 self.drop_session(node, session);
@@ -641,6 +662,9 @@ impl World {
                 let job = self.nodes[node].disk.flush();
                 self.begin_disk(node, Owner::Coordinator(op), job);
             }
+            ControlEffect::WriteUnit { op, page } => self.write_unit_page(node, op, page),
+            ControlEffect::Unit { serial, state } => self.give_unit(node, serial, &state),
+            ControlEffect::UnitAnswer(completion) => return self.answer_unit(node, completion),
             ControlEffect::Serve(serving) => {
                 machine.serving = serving;
                 self.log(|| format!("node {node}: serve {serving}"));
@@ -666,7 +690,7 @@ impl World {
         self.check_covered(node, start, count)
     }
 
-    fn begin_disk(&mut self, node: usize, owner: Owner, job: Job) {
+    pub(super) fn begin_disk(&mut self, node: usize, owner: Owner, job: Job) {
         let (low, high) = self.setup.disk_latency;
         let mut delay = self.rng.range(low, high);
         if self.nodes[node].slow_until > self.now {

@@ -110,6 +110,7 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.flushes += one.flushes;
     sum.zeroes += one.zeroes;
     sum.updates += one.updates;
+    sum.changes += one.changes;
     sum.sessions += one.sessions;
     sum.solo_answers += one.solo_answers;
     sum.resyncs += one.resyncs;

@@ -86,6 +86,8 @@ pub struct Setup {
     pub zeroes_per_mille: u64,
     pub updates_per_mille: u64,
     pub largest: u64,
+    /// Of the initiators' turns, so many begin with a change of the unit state.
+    pub unit_changes_per_mille: u64,
     /// `(first block, blocks)` of the regions that the clients work on.
     pub hot_spots: Vec<(u64, u64)>,
     pub faults: u64,
@@ -148,6 +150,7 @@ impl Setup {
             zeroes_per_mille: *rng.pick(&[0, 100, 100, 400]),
             updates_per_mille: *rng.pick(&[0, 100, 100, 400]),
             largest: *rng.pick(&[4, 16, 64, 64, 300]),
+            unit_changes_per_mille: *rng.pick(&[0, 20, 100, 400]),
             hot_spots: draw_hot_spots(&layout, rng),
             layout,
             faults: rng.range(0, 8),

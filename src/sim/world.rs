@@ -18,6 +18,7 @@ use super::link::{LinkKey, Session};
 use super::node::{Mesh, Node};
 use super::rng::Rng;
 use super::setup::{Choice, Setup};
+use super::unit::UnitWatch;
 
 /// An invariant that does not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +56,7 @@ pub enum Event {
     Fault(Fault),
     Restart { node: usize },
     Resume { node: usize },
+    UnitQuiet { node: usize, life: u32, shard: u8, serial: u64 },
 }
 
 /// Payload of a frame on its way.
@@ -103,6 +105,8 @@ pub struct Tally {
     /// Of the writes: made by zeroing, and made under a lock.
     pub zeroes: u64,
     pub updates: u64,
+    /// Changes of the unit state that were done.
+    pub changes: u64,
     pub sessions: u64,
     pub solo_answers: u64,
     pub resyncs: u64,
@@ -133,6 +137,7 @@ pub struct World {
     pub(super) locks: Vec<(usize, u32, u64, BlockRange)>,
     pub(super) commands_left: u64,
     pub(super) history: History,
+    pub(super) unit: UnitWatch,
     pub(super) cover: Cover,
     /// Which node answered at an epoch (S1).
     pub(super) answered_at: BTreeMap<Epoch, NodeId>,
@@ -169,6 +174,7 @@ impl World {
             next_command: 1,
             commands_left: setup.commands,
             history: History::new(sectors),
+            unit: UnitWatch::default(),
             cover: Cover::new(&setup.layout),
             answered_at: BTreeMap::new(),
             faults_left: setup.faults,
@@ -273,6 +279,7 @@ impl World {
             | Event::ControlTimer { node, .. }
             | Event::Answered { node, .. }
             | Event::AskAgain { node, .. }
+            | Event::UnitQuiet { node, .. }
             | Event::Command { node, .. } => *node,
             _ => return None,
         };
@@ -306,6 +313,7 @@ impl World {
             Event::Command { node, command } => self.on_command(node, command),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Restart { node } => self.on_restart(node),
+            Event::UnitQuiet { node, life, shard, serial } => self.on_unit_quiet(node, life, shard, serial),
             Event::Resume { node } => {
                 self.log(|| format!("node {node} goes on"));
                 if self.nodes[node].paused_until <= self.now {

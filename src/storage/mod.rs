@@ -1,5 +1,6 @@
 //! What twinlun keeps on the disk besides the data: where it lies ([`Layout`]), who and what the volume is
-//! ([`Superblock`]), and which blocks may differ between the two copies ([`ActivityLog`], [`Bitmap`]).
+//! ([`Superblock`]), which blocks may differ between the two copies ([`ActivityLog`], [`Bitmap`]), and what the logical
+//! unit remembers of its initiators ([`UnitCopy`]).
 //!
 //! Invariant D4: if a block differs between the two disks, a durable bitmap bit or a durable hot extent on at least
 //! one node covers it. The formats serve that invariant: every page carries a CRC32C and the place it belongs to,
@@ -15,6 +16,7 @@ mod layout;
 mod load;
 mod page;
 mod superblock;
+mod unit_state;
 
 pub use activity_log::{ActivityLog, EXTENTS_PER_ACTIVITY_PAGE, EXTENTS_PER_SECTOR};
 pub use bitmap::{
@@ -31,6 +33,7 @@ pub use superblock::{
     Chosen, CopyError, DiskFlags, FORMAT_VERSION, IQN_MAX, SERIAL_MAX, ScsiIdentity, Superblock,
     SuperblockCopies, SuperblockError, UncheckedSuperblock, VOLUME_NAME_MAX,
 };
+pub use unit_state::{UnitCopies, UnitCopy, UnitCopyError, UnitStateLost};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 /// One rule left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
+#[repr(u64)]
 pub enum Mutant {
     /// Going on alone keeps the old generation identifier (D3).
     SkipGenerationBump = 1 << 0,
@@ -29,6 +29,12 @@ pub enum Mutant {
     LooseLock = 1 << 10,
     /// Zeroes are not sent to the peer (D1).
     ZeroHereOnly = 1 << 11,
+    /// A change of the unit state is answered before the peer holds it (U1, U3).
+    AnswerUnheld = 1 << 14,
+    /// A change of the unit state is answered before every shard has adopted it (U2).
+    AnswerUnadopted = 1 << 15,
+    /// A follower goes on with the unit state that it has (U1).
+    FollowWithoutUnit = 1 << 32,
     /// A read does not wait for a write that is not on both copies yet (R4).
     DirtyRead = 1 << 16,
     /// A node that asks to be primary goes on confirming and acknowledging until it is answered (R2).
@@ -81,6 +87,9 @@ pub const MUTANTS: &[(&str, Mutant)] = &[
     ("ignore-target-bitmap", Mutant::IgnoreTargetBitmap),
     ("loose-lock", Mutant::LooseLock),
     ("zero-here-only", Mutant::ZeroHereOnly),
+    ("answer-unheld", Mutant::AnswerUnheld),
+    ("answer-unadopted", Mutant::AnswerUnadopted),
+    ("follow-without-unit", Mutant::FollowWithoutUnit),
 ];
 
 /// Those that only the explorer looks for: it takes a short story, but one that chance rarely tells.
@@ -108,7 +117,7 @@ pub const EXPLORED: &[(&str, Mutant)] = &[
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Mutants {
     #[cfg(feature = "mutants")]
-    set: u32,
+    set: u64,
 }
 
 impl Mutants {
@@ -119,14 +128,14 @@ impl Mutants {
 
     #[cfg(feature = "mutants")]
     pub fn only(mutant: Mutant) -> Self {
-        Self { set: mutant as u32 }
+        Self { set: mutant as u64 }
     }
 
     /// Is the rule left out? Always `false` outside the simulator's build.
     #[inline]
     pub fn has(self, mutant: Mutant) -> bool {
         #[cfg(feature = "mutants")]
-        return self.set & mutant as u32 != 0;
+        return self.set & mutant as u64 != 0;
         #[cfg(not(feature = "mutants"))]
         {
             let _ = mutant;

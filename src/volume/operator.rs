@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::arbitration::{Epoch, Record};
+use crate::block::UnitVersion;
 use crate::replication::decision::Discord;
 use crate::storage::{DiskFlags, Generations};
 use crate::units::NodeId;
@@ -267,4 +268,6 @@ pub struct Status {
     pub generations: Generations,
     pub flags: DiskFlags,
     pub suspect: bool,
+    /// Version of the unit state (persistent reservations) that this node holds.
+    pub unit: UnitVersion,
 }

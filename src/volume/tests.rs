@@ -7,6 +7,7 @@ mod hostile;
 mod hung;
 mod lease;
 mod pair;
+mod unit;
 
 use crate::arbitration::Record;
 use crate::block::BlockStatus;

@@ -15,7 +15,7 @@ use twinlun::iscsi::{Access, Caps, Limits, TargetConfig};
 use twinlun::scsi::{DeviceIdentity, LogicalUnit, Provisioning, Target, TargetPort};
 use twinlun::storage::{
     DiskFlags, Generations, LaneLoader, LaneState, Layout, PAGE_BYTES, ScsiIdentity, Superblock,
-    SuperblockCopies,
+    SuperblockCopies, UNIT_STATE_BYTES, UnitCopies, UnitCopy,
 };
 use twinlun::units::{LaneId, NodeId};
 use twinlun::volume::mutant::Mutants;
@@ -89,6 +89,7 @@ impl Disk {
         let chosen = SuperblockCopies { first: Some(&copies[0]), second: Some(&copies[1]) }.choose();
         let superblock = chosen.expect("formatted").superblock;
         let layout = superblock.layout;
+        let unit = load_unit(&device, &superblock);
         let lanes = (0..LANES).map(|lane| load_lane(&device, &layout, LaneId(lane))).collect();
         EnginePlan {
             standby_serves: false,
@@ -98,6 +99,7 @@ impl Disk {
             data: device.clone(),
             metadata: device,
             superblock,
+            unit: Some(unit),
             boot_id: [1; 16],
             lanes,
             hot_extents_per_lane: 16,
@@ -110,6 +112,16 @@ impl Disk {
             mutants: Mutants::default(),
         }
     }
+}
+
+fn load_unit(device: &Device, superblock: &Superblock) -> UnitCopy {
+    let copies = [0, 1].map(|copy| {
+        let mut bytes = AlignedBytes::zeroed(UNIT_STATE_BYTES);
+        device.read_at(&mut bytes, superblock.layout.unit_state_offset(copy)).expect("read");
+        bytes
+    });
+    let [first, second] = copies.each_ref().map(|copy| Some(copy.as_slice()));
+    UnitCopies { first, second }.choose(&superblock.volume).expect("the unit state is whole")
 }
 
 fn load_lane(device: &Device, layout: &Layout, lane: LaneId) -> LaneState {

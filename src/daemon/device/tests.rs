@@ -119,6 +119,21 @@ fn damaged_bitmap_pages_mean_resync_not_refusal() {
 }
 
 #[test]
+fn a_lost_unit_state_is_told_and_concerns_no_data() {
+    let (dir, config) = formatted(true);
+    let layout = open(&config, &config.nodes[0]).expect("it is right").superblock.layout;
+    overwrite(&dir, &[0xAA; 64], layout.unit_state_offset(1));
+    let opened = open(&config, &config.nodes[0]).expect("one copy is enough");
+    assert_eq!(opened.unit, Some(UnitCopy::blank()));
+    drop(opened);
+    overwrite(&dir, &[0xAA; 64], layout.unit_state_offset(0));
+    let opened = open(&config, &config.nodes[0]).expect("data can be served");
+    assert_eq!(opened.unit, None);
+    let told = opened.warnings.iter().any(|line| line.contains("reservations kept on this disk are lost"));
+    assert!(told, "{:?}", opened.warnings);
+}
+
+#[test]
 fn a_shrunken_disk_is_noticed() {
     let (dir, config) = formatted(false);
     let disk = dir.path().join("disk");

@@ -59,7 +59,13 @@ fn a_fresh_disk_gets_both_superblocks_and_clean_lanes() {
     let bench = Bench::new();
     let disk = bench.image("disk", 64 << 20);
     let config = bench.config(true, "lanes = 4", "");
-    plan_with(&config, &[], false).expect("free").write().expect("written");
+    let plan = plan_with(&config, &[], false).expect("free");
+    // An earlier volume left something.
+    let noise = File::options().write(true).open(&disk).expect("writable");
+    noise
+        .write_all_at(&[0xA5; UNIT_STATE_BYTES], plan.superblock.layout.unit_state_offset(0))
+        .expect("written");
+    plan.write().expect("written");
     let chosen = stored(&disk, false).expect("formatted");
     assert_eq!(chosen.damaged, None);
     let superblock = chosen.superblock;
@@ -82,6 +88,9 @@ fn a_fresh_disk_gets_both_superblocks_and_clean_lanes() {
         let state = loader.finish();
         assert_eq!((state.bitmap.count(), state.activity.hot_count()), (0, 0));
     }
+    let mut units = [1; 2 * UNIT_STATE_BYTES];
+    file.read_exact_at(&mut units, layout.unit_state_offset(0)).expect("read");
+    assert_eq!(units, [0; 2 * UNIT_STATE_BYTES], "nothing is remembered of any initiator");
 }
 
 #[test]

@@ -36,7 +36,7 @@ use message::{Hello, MAC_BYTES, Message, RawHello, Role};
 pub use message::{MESSAGE_BYTES_MAX, VOLUME_NAME_MAX};
 
 /// Link versions this release speaks.
-pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
+pub const VERSIONS: VersionRange = VersionRange { min: 2, max: 2 };
 /// Shortest secret that is accepted.
 pub const SECRET_BYTES_MIN: usize = 16;
 

@@ -88,7 +88,7 @@ fn a_control_link_starts_the_listeners_session() {
             peer_life: [41; 16],
             purpose: Purpose::Control,
             session: SessionId(77),
-            version: 1,
+            version: 2,
         }
     );
     assert_eq!(theirs, Established { peer: NodeId(0), peer_shards: 2, peer_life: [40; 16], ..ours });
@@ -105,7 +105,7 @@ fn a_data_link_joins_its_session() {
 #[test]
 fn both_ends_name_the_same_fault() {
     let other_volume = LocalEnd { volume: [8; 16], volume_name: String::from("vol2"), ..end(1) };
-    let newer = LocalEnd { versions: VersionRange { min: 2, max: 3 }, ..end(1) };
+    let newer = LocalEnd { versions: VersionRange { min: 3, max: 4 }, ..end(1) };
     let cases = [
         (other_volume, HandshakeError::OtherVolume { theirs: String::from("vol2") }),
         (end(0), HandshakeError::SameNode(NodeId(0))),
@@ -268,7 +268,7 @@ fn names_from_the_wire_are_shown_harmless() {
 fn the_hello_has_its_documented_bytes() {
     let (_, hello) = connector(DATA);
     let mut expected = vec![0; HELLO_BYTES];
-    expected[..20].copy_from_slice(b"TWHS\x01\x01\0\0\x01\0\x01\0\x00\x02\x02\x01\x02\x04\0\0");
+    expected[..20].copy_from_slice(b"TWHS\x01\x01\0\0\x02\0\x02\0\x00\x02\x02\x01\x02\x04\0\0");
     expected[24] = 5;
     expected[32..48].fill(9);
     expected[48..64].fill(40);

@@ -12,7 +12,7 @@ use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
 use crate::replication::control::Control;
 use crate::replication::frame::{FrameHeader, FrameKind};
 use crate::replication::receiver::Payload;
-use crate::storage::{DiskFlags, Generations, LaneState, Layout, ScsiIdentity, Superblock};
+use crate::storage::{DiskFlags, Generations, LaneState, Layout, ScsiIdentity, Superblock, UnitCopy};
 use crate::time::{Duration, Instant};
 use crate::units::{BlockRange, BufId, LaneId, Lba, NodeId, RequestId, SessionId, ShardId};
 use crate::volume::coordinator::{
@@ -272,7 +272,7 @@ impl Node {
             mutants: self.traits.mutants,
         };
         self.process = Some(Process {
-            coordinator: Coordinator::new(coordinator, self.disk.superblock.clone()),
+            coordinator: Coordinator::new(coordinator, self.disk.superblock.clone(), Some(UnitCopy::blank())),
             part: Part::new(part, vec![lane]),
             buffers: vec![(RESYNC_BUFFER, 0)],
             requests: Vec::new(),
@@ -315,8 +315,9 @@ impl Node {
                 let id = process.session.take().expect("it was up");
                 self.control(step, |now, coordinator, out| coordinator.on_session_down(now, id, out));
             }
-            &Input::Control(message) => {
+            Input::Control(message) => {
                 let id = process.session.expect("messages come in a session");
+                let message = message.clone();
                 self.control(step, |now, coordinator, out| coordinator.on_control(now, id, message, out));
             }
             Input::Frame(header, load) => self.on_frame(header, load, step),
@@ -458,6 +459,9 @@ impl Node {
             ControlEffect::DiskFlush { op } => {
                 self.disk.durable = self.disk.visible;
                 step.next.push_back(Next::ControlDisk(op));
+            }
+            ControlEffect::WriteUnit { .. } | ControlEffect::Unit { .. } | ControlEffect::UnitAnswer(_) => {
+                unreachable!("no client changes the unit state")
             }
             ControlEffect::Serve(serving) => {
                 process.serving = serving;

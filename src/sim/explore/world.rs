@@ -555,7 +555,7 @@ impl World {
 
     fn put_out(&mut self, node: usize, output: &Output) -> Result<(), Broken> {
         match *output {
-            Output::Control(message) if !self.broken => self.controls[node].push_back(message),
+            Output::Control(ref message) if !self.broken => self.controls[node].push_back(message.clone()),
             Output::Frame(header, ref load) if !self.broken => {
                 self.check_forward_answer(node, &header)?;
                 self.frames[node].push_back((header, load.clone()))

@@ -24,6 +24,7 @@ mod operate;
 mod procedure;
 mod service;
 mod session;
+mod unit;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -31,9 +32,10 @@ use alloc::vec::Vec;
 use crate::arbitration::rules::{may_act_alone, may_lack_writes};
 pub use crate::arbitration::{CasOutcome, RecordOutcome};
 use crate::arbitration::{Lease, Promise, Reads, Record};
+use crate::block::{UnitCompletion, UnitState};
 use crate::replication::control::{ByeReason, Control};
 use crate::replication::decision::Discord;
-use crate::storage::{Page, Superblock};
+use crate::storage::{Page, Superblock, UnitCopy};
 use crate::time::{Duration, Instant, earliest};
 use crate::units::{NodeId, ShardId};
 
@@ -45,6 +47,7 @@ use super::operator::{Connection, DiskState, Event, OperatorCommand, Refusal, Ro
 pub use lease::LeaseView;
 use procedure::{Procedure, Wait};
 use session::{Session, Stage};
+use unit::Unit;
 
 /// What a coordinator is made with.
 #[derive(Clone, Hash, Debug)]
@@ -115,6 +118,19 @@ pub enum ControlEffect {
     DiskFlush {
         op: OpId,
     },
+    /// Write a page of the unit state ([`Coordinator::render_unit`], while draining), durable before it completes.
+    WriteUnit {
+        op: OpId,
+        page: u8,
+    },
+    /// Deliver to every shard, in order, and before any [`UnitAnswer`](Self::UnitAnswer) that follows: the unit state is
+    /// this from now on. Each answers with [`Coordinator::on_unit_adopted`].
+    Unit {
+        serial: u64,
+        state: UnitState,
+    },
+    /// Deliver to the shard that asked.
+    UnitAnswer(UnitCompletion),
     /// Accept initiators, or drop them all without an answer.
     /// May initiators log in? Without, sessions end.
     Serve(bool),
@@ -181,12 +197,17 @@ pub struct Coordinator {
     promise: Promise,
     /// A switchover that waits for the peer to take over.
     handing_over: Option<(Option<Ticket>, Instant)>,
+    unit: Unit,
 }
 
 impl Coordinator {
-    pub fn new(config: CoordinatorConfig, superblock: Superblock) -> Self {
+    /// `unit`: as chosen from the two copies; every shard begins with it. `None`: they are lost. Then this node may lack
+    /// answered changes, and is treated as one that may lack writes: it leads only by a person's word.
+    pub fn new(config: CoordinatorConfig, superblock: Superblock, unit: Option<UnitCopy>) -> Self {
         assert!((1..=64).contains(&config.shards), "shards are named by bits");
-        let suspect = lost_cache(&config, &superblock);
+        let forgot = unit.is_none() && config.replicated;
+        let suspect = lost_cache(&config, &superblock)
+            || forgot && may_lack_writes(config.node, superblock.record, true);
         Self {
             role: Role::Secondary,
             serving: false,
@@ -219,6 +240,7 @@ impl Coordinator {
             requests: VecDeque::new(),
             promise: Promise::default(),
             handing_over: None,
+            unit: Unit::new(unit),
             config,
             superblock,
         }
@@ -247,6 +269,7 @@ impl Coordinator {
         if self.session.as_ref().is_some_and(|session| session.id == id) {
             self.session = None;
             self.tell_meeting(Event::Disconnected, out);
+            self.lose_unit_session(out);
             self.on_session_lost(out);
         }
         self.after_input(now, out);
@@ -322,9 +345,10 @@ impl Coordinator {
     /// The device finished an operation of the coordinator's.
     pub fn on_disk(&mut self, now: Instant, op: OpId, result: DiskResult, out: &mut ControlOutbox) {
         if result == DiskResult::Error {
+            self.unit.stop_writing();
             self.on_disk_fault(out);
             self.give_up_procedure(out);
-        } else {
+        } else if !self.on_unit_written(op, out) {
             self.on_written(now, op, out);
         }
         self.after_input(now, out);
@@ -401,6 +425,7 @@ impl Coordinator {
             generations: self.superblock.generations,
             flags: self.superblock.flags,
             suspect: self.suspect,
+            unit: self.unit.state().version,
         }
     }
 
@@ -426,6 +451,9 @@ impl Coordinator {
     /// What every input ends with: begin whatever should be done now.
     fn after_input(&mut self, now: Instant, out: &mut ControlOutbox) {
         self.end_outwait(now, out);
+        self.reconcile(now, out);
+        self.step_unit(out);
+        // A change that has ended may be what a request of the operator's waited for.
         self.reconcile(now, out);
         self.ask_for_lease(now, out);
         if !self.agreed && self.live_session().is_some_and(Session::is_in_sync) {
@@ -464,7 +492,7 @@ impl Coordinator {
     }
 
     /// Every shard, as bits.
-    fn all_shards(&self) -> u64 {
+    pub(super) fn all_shards(&self) -> u64 {
         u64::MAX >> (64 - u32::from(self.config.shards))
     }
 

@@ -90,6 +90,10 @@ impl Coordinator {
             // In a moment it is known whether the two can serve together.
             return false;
         }
+        if command == OperatorCommand::Switchover && self.unit.is_changing() && self.posture.answers() {
+            // It is answered in a moment, by this node.
+            return false;
+        }
         self.requests.pop_front();
         let refused = match command {
             OperatorCommand::Promote { .. } | OperatorCommand::TakeOver { .. } => {

@@ -5,6 +5,7 @@
 
 use crate::arbitration::rules::{Change, Step};
 use crate::arbitration::{Epoch, Record};
+use crate::block::UnitState;
 use crate::replication::control::{Control, Copy};
 use crate::storage::Generations;
 use crate::time::Instant;
@@ -83,6 +84,10 @@ pub(super) enum Goal {
 pub(super) enum Wait {
     /// All parts settled in the current posture.
     Settled,
+    /// Both copies of the leader's unit state are durable.
+    UnitHeld,
+    /// Every shard has adopted it.
+    Adopted,
     Flushed(OpId),
     /// The superblock's first copy is durable; then the second is written, so that no page that goes bad later takes
     /// the node back to rights that it has lost.
@@ -196,6 +201,7 @@ impl Coordinator {
         epoch: Epoch,
         record: Record,
         copy: Copy,
+        unit: Option<UnitState>,
         out: &mut ControlOutbox,
     ) {
         let session = self.session.as_ref().expect("led in a session").id;
@@ -207,7 +213,12 @@ impl Coordinator {
             out.push(ControlEffect::Event(Event::ResyncStarted { source: false, full }));
         }
         self.set_stage(Stage::Following { copy });
-        self.begin_recording(Goal::Follow { session, epoch, copy }, out);
+        let goal = Goal::Follow { session, epoch, copy };
+        if self.join_unit(unit, out) {
+            self.begin(goal, Wait::UnitHeld);
+        } else {
+            self.begin_recording(goal, out);
+        }
     }
 
     pub(super) fn begin_finish_target(&mut self, generations: Generations, out: &mut ControlOutbox) {
@@ -279,13 +290,10 @@ impl Coordinator {
         match goal {
             Goal::Boot => self.end_boot(out),
             Goal::TakeOver { .. } => self.record(out),
-            Goal::Follow { session, copy, .. } => {
-                self.done();
-                if self.is_current(session) {
-                    self.set_stage(Stage::Following { copy });
-                    self.send(Control::Following, out);
-                }
+            Goal::Follow { session, copy, .. } if self.unit.is_adopted() => {
+                self.end_follow(session, copy, out);
             }
+            Goal::Follow { .. } => self.wait_for(Wait::Adopted),
             Goal::FinishTarget { session } => {
                 self.done();
                 if self.is_current(session) {
@@ -409,6 +417,15 @@ impl Coordinator {
     }
 
     // ---- ends ----
+
+    /// All shards listen, and judge by the leader's unit state.
+    pub(super) fn end_follow(&mut self, session: SessionId, copy: Copy, out: &mut ControlOutbox) {
+        self.done();
+        if self.is_current(session) {
+            self.set_stage(Stage::Following { copy });
+            self.send(Control::Following, out);
+        }
+    }
 
     fn end_boot(&mut self, out: &mut ControlOutbox) {
         self.done();

@@ -6,6 +6,7 @@ use alloc::collections::VecDeque;
 
 use crate::arbitration::NodeSet;
 use crate::arbitration::rules::may_act_alone;
+use crate::block::UnitVersion;
 use crate::replication::control::{ByeReason, Control, Copy, PeerState};
 use crate::replication::decision::{Discord, Relation, decide};
 use crate::storage::DiskFlags;
@@ -69,6 +70,9 @@ pub(super) struct Session {
     /// Leading: when a read lease was asked for last, and until when the newest one lasts.
     pub lease_asked: Option<Instant>,
     pub lease_until: Option<Instant>,
+    /// Leader: the version of the unit state that the follower was sent last, and the last that it has adopted.
+    pub unit_sent: Option<UnitVersion>,
+    pub unit_held: Option<UnitVersion>,
     /// The driver was told to close it.
     pub dropping: bool,
 }
@@ -87,6 +91,8 @@ impl Session {
             told_serving: false,
             lease_asked: None,
             lease_until: None,
+            unit_sent: None,
+            unit_held: None,
             dropping: false,
         }
     }
@@ -246,8 +252,8 @@ impl Coordinator {
             session.told_serving = false;
         }
         self.set_stage(Stage::Leading { copy, awaited: Awaited::Following, steady: false });
-        let record = self.superblock.record;
-        self.send(Control::Lead { epoch: self.posture.epoch.max(record.epoch), record, copy }, out);
+        let (record, unit) = (self.superblock.record, self.unit_to_lead_with());
+        self.send(Control::Lead { epoch: self.posture.epoch.max(record.epoch), record, copy, unit }, out);
     }
 
     fn fall_out(&mut self, now: Instant, discord: Discord, out: &mut ControlOutbox) {
@@ -274,11 +280,11 @@ impl Coordinator {
         let session = self.session.as_mut().expect("messages come in a session");
         match (message, session.stage) {
             (Control::State(state), Stage::Meeting) if session.peer.is_none() => session.peer = Some(state),
-            (Control::Lead { epoch, record, copy }, Stage::AwaitingLead | Stage::Idle)
+            (Control::Lead { epoch, record, copy, unit }, Stage::AwaitingLead | Stage::Idle)
                 if self.role == Role::Secondary && epoch >= self.superblock.record.epoch =>
             {
                 self.end_hand_over(Ok(()), out);
-                self.begin_following(epoch, record, copy, out);
+                self.begin_following(epoch, record, copy, unit, out);
             }
             // It was promoted while this node was: one of the two changes of the record is the newer. Meet again and see.
             (Control::Lead { .. }, _) => self.drop_session(DropReason::Changed, out),
@@ -309,13 +315,21 @@ impl Coordinator {
             (_, Stage::Parting { .. }) => {}
             (Control::Bye { reason }, _) => self.drop_session(DropReason::Bye(reason), out),
             (Control::Ping | Control::Pong, _) => session.heard = now,
+            (
+                message @ (Control::Unit(_)
+                | Control::UnitAdopted { .. }
+                | Control::UnitChange { .. }
+                | Control::UnitChanged { .. }),
+                _,
+            ) => self.on_unit_message(message, out),
             _ => self.drop_session(DropReason::Protocol, out),
         }
     }
 
     /// The follower listens on all shards: send.
     fn lead(&mut self, copy: Copy, out: &mut ControlOutbox) {
-        let session = self.session.as_ref().expect("a leader has a session");
+        let session = self.session.as_mut().expect("a leader has a session");
+        session.unit_held = session.unit_sent;
         let (id, peer_shards) = (session.id, session.end.shards);
         let primary = self.role == Role::Primary;
         let (service, sync, awaited) = match copy {
@@ -386,6 +400,9 @@ impl Coordinator {
         }
         if self.disk_failed && !self.surrendered {
             return self.begin_surrender(out);
+        }
+        if self.unit.is_writing() && !self.disk_failed {
+            return false;
         }
         if self.posture.link != LinkRole::Off && self.posture.session != live {
             return self.on_peer_lost(out);

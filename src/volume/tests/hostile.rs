@@ -1,7 +1,10 @@
 //! A peer that proved who it is and then says anything at all, at any moment: no word of it may end this node.
 
+use std::sync::Arc;
+
 use crate::arbitration::{Epoch, NodeSet, Record};
-use crate::replication::control::{ByeReason, Control, Copy, PeerState};
+use crate::block::{UnitState, UnitVersion};
+use crate::replication::control::{ByeReason, Control, Copy, ForwardedChange, PeerState};
 use crate::replication::frame::{FrameHeader, FrameKind, FrameStatus};
 use crate::storage::{DiskFlags, GENERATION_HISTORY, Generations};
 use crate::time::Duration;
@@ -92,11 +95,15 @@ fn control(dice: &mut Dice, pair: &Pair) -> Option<Control> {
     let mine = pair.coordinator(A).superblock();
     let (mine_record, mine_generations) = (mine.record, mine.generations);
     let copy = dice.pick(&[Copy::Nothing, Copy::Bitmap, Copy::Everything]);
-    let message = match dice.below(9) {
+    let unit = pair.coordinator(A).unit().version.0;
+    let version = UnitVersion(dice.number(unit));
+    let bytes: Arc<[u8]> = [dice.below(4) as u8].into();
+    let message = match dice.below(14) {
         0 => Control::State(state(dice, pair)),
         1 => {
             let epoch = Epoch(dice.number(mine_record.epoch.0));
-            Control::Lead { epoch, record: record(dice, &mine_record), copy }
+            let unit = dice.coin().then_some(UnitState { version, bytes });
+            Control::Lead { epoch, record: record(dice, &mine_record), copy, unit }
         }
         2 => Control::Following,
         3 => Control::SyncDone { generations: generations(dice, &mine_generations) },
@@ -104,6 +111,14 @@ fn control(dice: &mut Dice, pair: &Pair) -> Option<Control> {
         5 => Control::Commit { record: record(dice, &mine_record), idle: dice.coin() },
         6 => Control::Handover { record: record(dice, &mine_record) },
         7 => Control::Ping,
+        8 => Control::Unit(UnitState { version, bytes }),
+        9 => Control::UnitAdopted { version },
+        10 | 11 => Control::UnitChange { number: dice.number(1), base: version, bytes },
+        12 => {
+            let outcome =
+                dice.pick(&[ForwardedChange::Done, ForwardedChange::Stale, ForwardedChange::Refused]);
+            Control::UnitChanged { number: dice.number(1), outcome }
+        }
         _ => Control::Bye { reason: ByeReason::Stopping },
     };
     // What cannot be decoded never comes this far.
@@ -168,6 +183,7 @@ fn a_hostile_peer_ends_nothing() {
             if dice.coin() {
                 pair.begin_write(leader, X, 1, false);
                 pair.begin_flush(leader);
+                pair.begin_change(A, 0, &[9]);
             }
         }
         for _ in 0..3_000 {

@@ -10,7 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::arbitration::{Reads, Record};
-use crate::block::{BlockOp, BlockRequest, BlockStatus, BufSlice};
+use crate::block::{
+    BlockOp, BlockRequest, BlockStatus, BufSlice, UnitAnswer, UnitChange, UnitState, UnitVersion,
+};
 use crate::replication::control::Control;
 use crate::replication::frame::{FrameHeader, FrameKind};
 use crate::replication::receiver::Payload;
@@ -120,6 +122,9 @@ struct Process {
     buffers: BTreeMap<BufId, Vec<u8>>,
     requests: BTreeMap<RequestId, BufId>,
     allowed: bool,
+    /// What each shard judges by, and the states that it has not adopted yet.
+    units: Vec<UnitState>,
+    adopting: VecDeque<(usize, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +138,9 @@ pub struct Node {
     session: Option<SessionId>,
     pub replies: BTreeMap<u64, Result<(), Refusal>>,
     pub answers: BTreeMap<u64, (BlockStatus, Vec<u8>)>,
+    pub unit_answers: BTreeMap<u64, UnitAnswer>,
+    /// What changes of the unit state end does not become quiet.
+    pub noisy: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -253,6 +261,7 @@ impl Pair {
     // ---- a node's life ----
 
     pub fn start(&mut self, number: usize) {
+        let unit = self.stored_unit(number);
         let node = &mut self.nodes[number];
         assert!(node.process.is_none());
         node.starts += 1;
@@ -297,9 +306,13 @@ impl Pair {
             mutants: Mutants::NONE,
         };
         self.names += 1000;
+        let state = unit.as_ref().map_or_else(UnitState::empty, |copy| copy.state.clone());
+        let parts: Vec<Part> = parts.collect();
         let process = Process {
-            coordinator: Coordinator::new(config, superblock),
-            parts: parts.collect(),
+            coordinator: Coordinator::new(config, superblock, unit),
+            units: vec![state; parts.len()],
+            adopting: VecDeque::new(),
+            parts,
             postures: VecDeque::new(),
             reports: VecDeque::new(),
             downs: VecDeque::new(),
@@ -336,6 +349,51 @@ impl Pair {
         let copies = SuperblockCopies { first: page(0), second: page(1) };
         let newest = copies.choose().expect("a superblock").superblock.copy();
         pages.remove(&self.layout.superblocks[newest]);
+    }
+
+    fn unit_page(&self, copy: usize, page: u64) -> u64 {
+        self.layout.unit_state_offset(copy) + page * PAGE_BYTES as u64
+    }
+
+    /// What a start would find of the unit state.
+    pub fn stored_unit(&self, number: usize) -> Option<UnitCopy> {
+        let copies = [0, 1].map(|copy| {
+            let pages = (0..UNIT_STATE_PAGES).map(|page| {
+                let stored = self.nodes[number].disk.pages.get(&self.unit_page(copy, page));
+                stored.map_or([0; PAGE_BYTES], |page| **page)
+            });
+            pages.flatten().collect::<Vec<u8>>()
+        });
+        UnitCopies { first: Some(&copies[0]), second: Some(&copies[1]) }.choose(&[7; 16]).ok()
+    }
+
+    /// A copy of the unit state goes bad.
+    pub fn spoil_unit(&mut self, number: usize, copy: usize) {
+        let at = self.unit_page(copy, 0);
+        self.nodes[number].disk.pages.insert(at, Box::new([0xA5; PAGE_BYTES]));
+    }
+
+    /// What a shard judges by.
+    pub fn unit(&self, number: usize, shard: usize) -> &UnitState {
+        &self.nodes[number].process.as_ref().expect("the node runs").units[shard]
+    }
+
+    /// An initiator at a shard changes the unit state, from what the shard has.
+    pub fn begin_change(&mut self, number: usize, shard: usize, bytes: &[u8]) -> u64 {
+        let base = self.unit(number, shard).version;
+        self.begin_change_of(number, shard, base, bytes)
+    }
+
+    pub fn begin_change_of(&mut self, number: usize, shard: usize, base: UnitVersion, bytes: &[u8]) -> u64 {
+        self.names += 1;
+        let id = RequestId(self.names);
+        let change = UnitChange { id, origin: ShardId(shard as u8), base, bytes: bytes.into() };
+        self.control(number, |coordinator, now, out| coordinator.on_unit_change(now, change, out));
+        id.0
+    }
+
+    pub fn change_answer(&self, number: usize, name: u64) -> Option<UnitAnswer> {
+        self.nodes[number].unit_answers.get(&name).copied()
     }
 
     pub fn runs(&self, number: usize) -> bool {
@@ -719,6 +777,20 @@ impl Pair {
                 let begun = node.disk.order;
                 node.disk.queue.push_back((Owner::Coordinator(op), Job::Flush { begun }));
             }
+            ControlEffect::WriteUnit { op, page } => {
+                let mut bytes = Box::new([0; PAGE_BYTES]);
+                let copy = process.coordinator.render_unit(page, &mut bytes);
+                let at = self.layout.unit_state_offset(copy) + u64::from(page) * PAGE_BYTES as u64;
+                node.disk.queue.push_back((Owner::Coordinator(op), Job::Page { at, bytes }));
+            }
+            ControlEffect::Unit { serial, state } => {
+                process.units.fill(state);
+                process.adopting.extend((0..node.shards).map(|shard| (shard, serial)));
+            }
+            ControlEffect::UnitAnswer(completion) => {
+                let old = node.unit_answers.insert(completion.id.0, completion.answer);
+                assert!(old.is_none(), "a change is answered once");
+            }
             ControlEffect::Serve(on) => node.serving = on,
             ControlEffect::Reply { ticket, result } => {
                 assert!(node.replies.insert(ticket.0, result).is_none(), "a command is answered once");
@@ -739,7 +811,7 @@ impl Pair {
 
     /// Carries out one thing. Returns whether there was one.
     pub fn step(&mut self) -> bool {
-        const SOURCES: usize = 12;
+        const SOURCES: usize = 14;
         for offset in 0..SOURCES {
             let source = (self.turn + offset) % SOURCES;
             let done = match (source / 2, source % 2) {
@@ -748,6 +820,7 @@ impl Pair {
                 (2, number) => self.step_disk(number),
                 (3, number) => self.step_link(number),
                 (4, number) => self.step_down(number),
+                (5, number) => self.step_adoption(number),
                 (_, 0) => self.step_arbiter(),
                 _ => self.step_connect(),
             };
@@ -777,6 +850,17 @@ impl Pair {
         let next = self.nodes[number].process.as_mut().and_then(|process| process.downs.pop_front());
         let Some(session) = next else { return false };
         self.control(number, |coordinator, now, out| coordinator.on_session_down(now, session, out));
+        true
+    }
+
+    fn step_adoption(&mut self, number: usize) -> bool {
+        let node = &mut self.nodes[number];
+        let process = node.process.as_mut().filter(|_| !node.noisy);
+        let Some((shard, serial)) = process.and_then(|process| process.adopting.pop_front()) else {
+            return false;
+        };
+        let shard = ShardId(shard as u8);
+        self.control(number, |coordinator, now, out| coordinator.on_unit_adopted(now, shard, serial, out));
         true
     }
 
