@@ -14,11 +14,12 @@ use twinlun::block::{
 };
 use twinlun::iscsi::chap::{Algorithm, Chap, Credential, Entropy};
 use twinlun::iscsi::{
-    Access, Arrival, Caps, Connection, Effect, Examine, Limits, Origin, Outbox, Reset, ResetId, SendData,
-    Service, TargetConfig, UnitSnapshot,
+    Access, Arrival, Caps, Connection, Effect, Examine, Limits, Origin, Outbox, SendData, Service,
+    TargetConfig, UnitSnapshot,
 };
 use twinlun::scsi::{
-    DeviceIdentity, InitiatorPort, LogicalUnit, Nexus, Outcome, Provisioning, Target, TargetPort,
+    DeviceIdentity, InitiatorPort, LogicalUnit, Nexus, NexusId, Outcome, Provisioning, ResetKind, Target,
+    TargetPort,
 };
 use twinlun::time::{Duration, Instant};
 use twinlun::units::{BufId, CHUNK_BYTES, Geometry, Pool, RequestId, ShardId};
@@ -129,11 +130,8 @@ pub struct World {
     prompt: bool,
     cmd_sn: u32,
     itt: u8,
-    /// `on_reset` minus `ResetQuiet`.
-    resets: usize,
     /// Locks taken and not given back.
     locks: usize,
-    tickets: Vec<u32>,
     unit: UnitSnapshot,
     changes: Vec<UnitChange>,
     /// Changes that are made; answered when the connection is quiet.
@@ -165,9 +163,7 @@ impl World {
             prompt: true,
             cmd_sn: 1,
             itt: 0,
-            resets: 0,
             locks: 0,
-            tickets: Vec::new(),
             unit: UnitSnapshot::empty(),
             changes: Vec::new(),
             made: Vec::new(),
@@ -319,8 +315,6 @@ impl World {
                     Effect::FullFeature { .. } => {
                         self.connection.on_admitted(self.now, 9, &self.unit, &mut self.out);
                     }
-                    Effect::Reset { ticket, .. } => self.tickets.push(ticket),
-                    Effect::ResetQuiet(_) => self.resets = self.resets.checked_sub(1).expect("said once"),
                     Effect::ChangeUnit(change) => self.changes.push(change),
                     Effect::UnitQuiet(number) => quiet.push(number),
                     Effect::Close { .. } => {
@@ -501,22 +495,19 @@ impl World {
                 self.connection.on_pool_ready(&mut self.pool, &mut self.out);
             }
             4 => {
-                let reset = match choices.byte() % 8 {
-                    0 => Reset::TargetAndSessions,
-                    1 | 2 => Reset::Target,
-                    3 | 4 => Reset::TaskSet { unit: 0 },
-                    5 => Reset::Unit { unit: 3 },
-                    _ => Reset::Unit { unit: 0 },
+                let kind = match choices.byte() % 8 {
+                    0 => ResetKind::TargetAndSessions,
+                    1 | 2 => ResetKind::Target,
+                    3 | 4 => ResetKind::TaskSet,
+                    _ => ResetKind::Unit,
                 };
-                self.resets += 1;
-                let id = ResetId { shard: ShardId(1), number: 7 };
-                self.connection.on_reset(reset, id, &mut self.out);
+                let initiator = InitiatorPort { name: "iqn.b".into(), isid: Some([0x80, 0, 0, 0, 0, 1]) };
+                let mut bytes = Vec::new();
+                let next = self.unit.memory.after_reset(kind, &NexusId { initiator, port: 1 });
+                next.encode(&mut bytes).expect("there is room for it");
+                self.remember(&bytes);
             }
-            5 => {
-                if let Some(ticket) = self.tickets.pop() {
-                    self.connection.on_reset_done(ticket, &mut self.out);
-                }
-            }
+            5 => self.rival(choices),
             6 => self.prompt = !self.prompt,
             _ => self.connection.on_logout_wanted(self.now, 9, &mut self.out),
         }
@@ -540,7 +531,6 @@ impl World {
         assert!(self.connection.is_idle(), "the session is gone");
         assert!(self.pool.taken.is_empty(), "{} buffers were kept", self.pool.taken.len());
         assert_eq!(self.locks, 0, "every lock was given back");
-        assert_eq!(self.resets, 0, "every reset was answered");
     }
 }
 

@@ -13,7 +13,7 @@ pub fn open(config: &AccessConfig, target: &Target) -> Result<Access, Failure> {
     let chap = |config: &Option<ChapConfig>| config.as_ref().map(open_chap).transpose();
     let mut rules = Vec::new();
     for initiator in &config.initiators {
-        let view = initiator.luns.clone().map(|map| View::new(target, map)).transpose();
+        let view = initiator.luns.clone().map(|map| View::new(target, &map)).transpose();
         rules.push(Rule {
             names: initiator.names.clone(),
             networks: initiator.networks.clone(),

@@ -12,7 +12,6 @@ mod op_slab;
 mod plumbing;
 mod reactor;
 mod registry;
-mod resets;
 mod ring;
 mod run;
 mod shard;

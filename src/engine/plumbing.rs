@@ -13,7 +13,7 @@ use super::mesh::Endpoint;
 use super::reactor::Reactor;
 use crate::arbitration::Lease;
 use crate::block::{BlockCompletion, BlockOp, BlockRequest, UnitChange, UnitCompletion, UnitState};
-use crate::iscsi::{Connection, NexusName, Reset, ResetId};
+use crate::iscsi::{Connection, NexusName};
 use crate::time::Instant;
 use crate::units::{BufId, Geometry, SessionId, ShardId};
 use crate::volume::messages::{PartReport, Posture};
@@ -33,12 +33,6 @@ pub enum Message {
     Adopt(Box<MovedConnection>),
     /// Shard 0 → owner: drop this connection, a newer session takes its place.
     Replace(ConnNo),
-    /// Any → all: an initiator resets; answer with `ResetQuiet` when this shard's sessions are quiet.
-    Reset {
-        id: ResetId,
-        reset: Reset,
-    },
-    ResetQuiet(ResetId),
     /// Shard 0 → all: ask every initiator to log out within so many seconds.
     AskLogout(u16),
     /// Owner → shard 0: the connection is gone and its number free.

@@ -235,6 +235,15 @@ impl Registry {
         oldest.admitted.is_none().then_some(ConnNo(number as u32))
     }
 
+    /// Is there a session of this initiator port at this portal group, admitted or about to be?
+    pub fn has_session(&self, initiator: &str, isid: Option<[u8; 6]>, portal_group_tag: u16) -> bool {
+        self.normal().any(|SessionEntry { nexus, .. }| {
+            nexus.initiator.as_str() == initiator
+                && isid.is_none_or(|isid| isid == nexus.isid)
+                && nexus.portal_group_tag == portal_group_tag
+        })
+    }
+
     /// Connections that exist.
     #[cfg(test)]
     pub fn connections(&self) -> usize {

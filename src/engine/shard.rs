@@ -253,8 +253,6 @@ impl Shard {
             Message::Adopt(moved) => target.adopt(*moved, plumbing),
             Message::Replace(number) => target.replace(number, plumbing),
             Message::Gone(number) => target.gone(number, plumbing),
-            Message::Reset { id, reset } => target.on_reset(id, reset, plumbing),
-            Message::ResetQuiet(id) => target.on_shard_quiet(id, plumbing),
             Message::AskLogout(seconds) => target.ask_logout(seconds, plumbing),
             Message::Posture(posture) => {
                 tell_leader(&posture, target, plumbing);

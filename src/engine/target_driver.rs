@@ -20,15 +20,14 @@ use super::faces::{self, Face};
 use super::plumbing::{ConnNo, Message, MovedConnection, Plumbing};
 use super::reactor::{File, ListenFor, StreamOwner};
 use super::registry::{CONNECTIONS_MAX, Entrant, Registry, SessionInfo};
-use super::resets::Resets;
 use super::sockets;
 use super::stream::{Inbound, Met, SendBatch};
 use crate::block::{BlockCompletion, UnitState};
 use crate::iscsi::bhs::Bhs;
 use crate::iscsi::chap::Entropy;
 use crate::iscsi::{
-    Arrival, CloseReason, Connection, Effect, NexusName, Origin, Outbox, Reset, ResetId, SendData, Service,
-    TargetConfig, UnitSnapshot,
+    Arrival, CloseReason, Connection, Effect, NexusName, Origin, Outbox, SendData, Service, TargetConfig,
+    UnitSnapshot,
 };
 use crate::scsi::Leader;
 use crate::time::{Duration as CoreDuration, Instant, earliest};
@@ -93,10 +92,11 @@ pub struct TargetDriver {
     elsewhere: Option<String>,
     accept_again: Option<Instant>,
     turned_away: TurnedAway,
-    resets: Resets,
     /// What commands are judged by; `None`: nobody here can read it.
     unit: Option<UnitSnapshot>,
     adoptions: unit::Adoptions,
+    /// The reservation of a nexus that is gone is being ended.
+    clearing: bool,
 }
 
 /// Connections that were not taken, told once in a while.
@@ -130,9 +130,9 @@ impl TargetDriver {
             elsewhere: None,
             accept_again: None,
             turned_away: TurnedAway::default(),
-            resets: Resets::new(shards),
             unit: unit::read(unit),
             adoptions: unit::Adoptions::default(),
+            clearing: false,
         }
     }
 
@@ -143,6 +143,7 @@ impl TargetDriver {
             conn.core.on_leader(leader);
         }
         self.drop_at(&faces::left(&self.faces, leader), plumbing);
+        self.end_lost_reservation(plumbing);
     }
 
     /// Ends the connections of this shard to these addresses.
@@ -419,58 +420,6 @@ impl TargetDriver {
         }
     }
 
-    /// An initiator of this shard resets: everybody must be quiet before it is answered.
-    fn begin_reset(&mut self, number: ConnNo, ticket: u32, reset: Reset, plumbing: &mut Plumbing) {
-        let id = self.resets.begin(plumbing.shard, number, ticket);
-        for shard in (0..plumbing.mesh.shards()).map(ShardId).filter(|shard| *shard != plumbing.shard) {
-            plumbing.mesh.send(shard, Message::Reset { id, reset });
-        }
-        self.reset_others(Some(number), id, reset, plumbing);
-    }
-
-    /// An initiator of another shard resets.
-    pub fn on_reset(&mut self, id: ResetId, reset: Reset, plumbing: &mut Plumbing) {
-        self.reset_others(None, id, reset, plumbing);
-    }
-
-    /// Tells the sessions of this shard of a reset, all but that which asked.
-    fn reset_others(&mut self, but: Option<ConnNo>, id: ResetId, reset: Reset, plumbing: &mut Plumbing) {
-        self.resets.expect(id);
-        for number in 0..self.conns.len() {
-            let name = ConnNo(number as u32);
-            let Some(conn) = self.conns[number].as_mut().filter(|_| Some(name) != but) else { continue };
-            self.resets.expect(id);
-            conn.core.on_reset(reset, id, &mut self.out);
-            self.drain(name, plumbing);
-            if self.conn(name).phase == Phase::Ended {
-                self.reap(name, plumbing);
-            }
-        }
-        self.on_quiet(id, plumbing);
-    }
-
-    /// One of those that [`Resets::expect`] counts is quiet.
-    fn on_quiet(&mut self, id: ResetId, plumbing: &mut Plumbing) {
-        if !self.resets.quiet(id) {
-            return;
-        }
-        if id.shard == plumbing.shard {
-            self.on_shard_quiet(id, plumbing);
-        } else {
-            plumbing.mesh.send(id.shard, Message::ResetQuiet(id));
-        }
-    }
-
-    /// A whole shard is quiet, as far as a reset by one of this shard's initiators goes.
-    pub fn on_shard_quiet(&mut self, id: ResetId, plumbing: &mut Plumbing) {
-        if let Some((number, ticket)) = self.resets.shard_quiet(id) {
-            let conn =
-                self.conns[number.0 as usize].as_mut().expect("a reset is forgotten with its connection");
-            conn.core.on_reset_done(ticket, &mut self.out);
-            self.drain(number, plumbing);
-        }
-    }
-
     /// Drops every connection: the node does not serve any more, or the engine ends.
     pub fn drop_initiators(&mut self, plumbing: &mut Plumbing) {
         for number in 0..self.conns.len() {
@@ -674,7 +623,6 @@ impl TargetDriver {
         }
         let mut out = std::mem::take(&mut self.out);
         let mut full_feature = None;
-        let (mut begun, mut quiet) = (Vec::new(), Vec::new());
         let (mut examined, mut adopted) = (Vec::new(), Vec::new());
         let conn = self.conn(number);
         for effect in out.effects.drain(..) {
@@ -691,8 +639,6 @@ impl TargetDriver {
                 Effect::FullFeature { nexus, tsih, cid, discovery } => {
                     full_feature = Some(Entrant { nexus, tsih, cid, discovery });
                 }
-                Effect::Reset { reset, ticket } => begun.push((ticket, reset)),
-                Effect::ResetQuiet(id) => quiet.push(id),
                 Effect::ChangeUnit(change) => plumbing.tell_zero(Message::UnitChange(change)),
                 Effect::UnitQuiet(serial) => adopted.push(serial),
                 Effect::Close { reason } => {
@@ -717,12 +663,6 @@ impl TargetDriver {
         }
         if let Some(entrant) = full_feature {
             self.on_full_feature(number, entrant, plumbing);
-        }
-        for (ticket, reset) in begun {
-            self.begin_reset(number, ticket, reset, plumbing);
-        }
-        for id in quiet {
-            self.on_quiet(id, plumbing);
         }
     }
 
@@ -749,7 +689,6 @@ impl TargetDriver {
         }
         log::debug!("connection of {} is gone", conn.name());
         self.conns[number.0 as usize] = None;
-        self.resets.forget(number);
         if plumbing.shard == ShardId(0) {
             self.gone(number, plumbing);
         } else {

@@ -101,8 +101,6 @@ pub struct Rule {
 #[derive(Clone, Debug)]
 pub struct View {
     pub(super) scsi: Target,
-    /// Number that is shown, number in the target.
-    map: Vec<(u16, u16)>,
 }
 
 /// Why a view cannot be made.
@@ -118,7 +116,7 @@ pub enum BadView {
 
 impl View {
     /// `map` gives the number that is shown and the number of the unit in `target`, for each unit that is to be seen.
-    pub fn new(target: &Target, map: Vec<(u16, u16)>) -> Result<Self, BadView> {
+    pub fn new(target: &Target, map: &[(u16, u16)]) -> Result<Self, BadView> {
         for (at, (shown, unit)) in map.iter().enumerate() {
             if *shown > LUN_MAX || map[..at].iter().any(|(other, _)| other == shown) {
                 return Err(BadView::Number(*shown));
@@ -130,18 +128,8 @@ impl View {
                 return Err(BadView::NoUnit(*unit));
             }
         }
-        let scsi = target.with_numbers(&map);
-        Ok(Self { scsi, map })
-    }
-
-    /// The number in the target of a unit that is shown as `shown`.
-    pub(super) fn unit_of(&self, shown: u16) -> Option<u16> {
-        self.map.iter().find(|(number, _)| *number == shown).map(|(_, unit)| *unit)
-    }
-
-    /// The number that a unit of the target is shown as, if it is.
-    pub(super) fn shown_of(&self, unit: u16) -> Option<u16> {
-        self.map.iter().find(|(_, number)| *number == unit).map(|(shown, _)| *shown)
+        let scsi = target.with_numbers(map);
+        Ok(Self { scsi })
     }
 }
 

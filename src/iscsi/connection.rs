@@ -28,7 +28,6 @@ use super::entering::{Admission, LoginPhase};
 use super::keys::Parameters;
 use super::login::{Login, LoginStatus};
 use super::receive::{Current, Receive};
-use super::reset::{Reset, ResetId};
 use super::session::{Session, Start};
 use super::unit::UnitSnapshot;
 
@@ -214,26 +213,6 @@ impl Connection {
         let Admission { request, stat_sn, .. } = *admission;
         self.send_login_status(&request, stat_sn, status, &[], out);
         out.push(Effect::Close { reason: CloseReason::LoginRefused(status) });
-    }
-
-    /// Another session's initiator resets tasks that this one may have. Answered by [`Effect::ResetQuiet`], perhaps at
-    /// once, perhaps after the connection is closed; exactly once.
-    pub fn on_reset(&mut self, reset: Reset, id: ResetId, out: &mut Outbox) {
-        match &mut self.phase {
-            Phase::Full(session) => session.on_reset(reset, id, out),
-            Phase::Over(Some(session)) => session.on_late_reset(id, out),
-            _ => out.push(Effect::ResetQuiet(id)),
-        }
-        self.drop_aborted(out);
-        self.finish(out);
-    }
-
-    /// What [`Effect::Reset`] asked for is done: every other session's tasks are quiet. Ignored when the session is over.
-    pub fn on_reset_done(&mut self, ticket: u32, out: &mut Outbox) {
-        if let Phase::Full(session) = &mut self.phase {
-            session.on_reset_done(ticket, out);
-        }
-        self.finish(out);
     }
 
     /// The logical unit's memory has changed. Answered by [`Effect::UnitQuiet`] with this number, perhaps at once, perhaps after the

@@ -12,7 +12,6 @@ use crate::units::{BufId, RequestId};
 
 use super::bhs::{Bhs, pad_of};
 use super::name::InitiatorName;
-use super::reset::{Reset, ResetId};
 
 /// The data segment of a PDU to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,10 +101,6 @@ pub enum Effect {
     /// stays (§6.3.4), else `on_refused` says why not. The driver may move the connection to another shard first. Until
     /// one of the calls the connection demands nothing.
     FullFeature { nexus: NexusName, tsih: u16, cid: u16, discovery: bool },
-    /// Tell every other connection with `on_reset`; when all are quiet, call `on_reset_done` with this ticket.
-    Reset { reset: Reset, ticket: u32 },
-    /// What `on_reset` was told of is done as far as this connection goes.
-    ResetQuiet(ResetId),
     /// Have the unit's memory changed; answer with `on_unit_answer`, exactly once.
     ChangeUnit(UnitChange),
     /// What `on_unit` told of, by its number, is done as far as this connection goes.

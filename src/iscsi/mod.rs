@@ -49,7 +49,6 @@ pub use limits::{Caps, Limits};
 pub use login::LoginStatus;
 pub use name::{BadName, InitiatorName, NAME_BYTES_MAX, is_iscsi_name};
 pub use receive::BYTES_DEMAND_MAX;
-pub use reset::{Reset, ResetId};
 pub use unit::UnitSnapshot;
 
 #[cfg(test)]

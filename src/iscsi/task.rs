@@ -266,10 +266,6 @@ impl TaskSet {
         0..self.tasks.len() as Slot
     }
 
-    pub fn is_live(&self, slot: Slot) -> bool {
-        self.tags[usize::from(slot)] != NO_TAG
-    }
-
     /// No task is live.
     pub fn is_empty(&self) -> bool {
         self.free.len() == self.tasks.len()

@@ -8,10 +8,11 @@
 
 use alloc::vec::Vec;
 
+use crate::scsi::ResetKind;
+
 use super::bhs::TaskManagement;
 use super::effect::{CloseReason, Effect, Outbox};
 use super::pdu::{self, TaskManagementResponse};
-use super::reset::{Reset, ResetId};
 use super::session::{Flow, Session};
 use super::task::{Slot, SlotSet};
 
@@ -39,8 +40,6 @@ pub(super) enum Pending {
     Logout {
         itt: u32,
     },
-    /// A function of another session.
-    Reset(ResetId),
     /// A new memory of the unit, by the driver's number.
     Unit(u64),
 }
@@ -48,7 +47,7 @@ pub(super) enum Pending {
 impl Pending {
     /// It is answered to the driver, whatever becomes of the session.
     fn is_of_others(self) -> bool {
-        matches!(self, Self::Reset(_) | Self::Unit(_))
+        matches!(self, Self::Unit(_))
     }
 }
 
@@ -79,6 +78,12 @@ impl Management {
     /// This session's initiator waits for no answer any more. Others do.
     pub(super) fn forget(&mut self) {
         self.waiting.retain(|waiting| waiting.pending.is_of_others());
+    }
+
+    /// A new name for what others are waited for with.
+    pub(super) fn new_ticket(&mut self) -> u32 {
+        self.tickets = self.tickets.wrapping_add(1);
+        self.tickets
     }
 
     pub(super) fn others_are_quiet(&mut self, ticket: u32) {
@@ -121,7 +126,8 @@ impl Session {
         out: &mut Outbox,
     ) -> Result<(SlotSet, Option<u32>), TaskManagementResponse> {
         let lun = request.lun;
-        let unit = || self.unit_of(lun).ok_or(TaskManagementResponse::LunDoesNotExist);
+        let target = self.config.target(self.grant);
+        let unit = || target.find(lun).map(|_| ()).ok_or(TaskManagementResponse::LunDoesNotExist);
         let reset = match request.function {
             ABORT_TASK => return Ok((self.abort_task(request, out)?, None)),
             ABORT_TASK_SET => {
@@ -132,18 +138,14 @@ impl Session {
                 unit()?;
                 return Ok((SlotSet::default(), None));
             }
-            CLEAR_TASK_SET => Reset::TaskSet { unit: unit()? },
-            LOGICAL_UNIT_RESET => Reset::Unit { unit: unit()? },
-            TARGET_WARM_RESET => Reset::Target,
-            TARGET_COLD_RESET => Reset::TargetAndSessions,
+            CLEAR_TASK_SET => unit().map(|()| ResetKind::TaskSet)?,
+            LOGICAL_UNIT_RESET => unit().map(|()| ResetKind::Unit)?,
+            TARGET_WARM_RESET => ResetKind::Target,
+            TARGET_COLD_RESET => ResetKind::TargetAndSessions,
             TASK_REASSIGN => return Err(TaskManagementResponse::ReassignmentNotSupported),
             _ => return Err(TaskManagementResponse::Rejected),
         };
-        self.attend(reset);
-        let slots = self.abort_reached(reset, false, out);
-        let ticket = self.management.tickets;
-        self.management.tickets = ticket.wrapping_add(1);
-        out.push(Effect::Reset { reset, ticket });
+        let (slots, ticket) = self.begin_reset(reset, out);
         Ok((slots, Some(ticket)))
     }
 
@@ -198,8 +200,13 @@ impl Session {
                     self.finished = Some(CloseReason::Reset);
                 }
             }
+            // What it has by RESERVE is free when the initiator knows that it is out.
+            Pending::Logout { .. } if self.nexus.has_reserved() => {
+                let ticket = self.management.new_ticket();
+                self.when_quiet(pending, SlotSet::default(), Some(ticket), out);
+                self.give_back(Some(ticket), out);
+            }
             Pending::Logout { itt } => self.logged_out(itt, out),
-            Pending::Reset(id) => self.quiet_for(id, out),
             Pending::Unit(number) => out.push(Effect::UnitQuiet(number)),
         }
     }

@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::block::{UnitAnswer, UnitChange, UnitState, UnitVersion};
-use crate::scsi::{BadUnitMemory, Outcome, Status, UnitAttention, UnitMemory};
+use crate::scsi::{BadUnitMemory, Outcome, ResetKind, Status, UnitAttention, UnitMemory};
 use crate::units::RequestId;
 
 use super::effect::{CloseReason, Effect, Outbox};
@@ -49,10 +49,17 @@ impl UnitSnapshot {
 
 /// Who waits for a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Asker {
+pub(super) enum Asker {
     Task(Slot),
-    /// Nobody: the nexus is lost, and so is its reservation.
-    Loss,
+    /// A task management function.
+    Function {
+        ticket: u32,
+        kind: ResetKind,
+    },
+    /// The nexus is lost, and so is its reservation; a logout may wait for that.
+    Loss {
+        ticket: Option<u32>,
+    },
 }
 
 #[derive(Debug)]
@@ -93,7 +100,7 @@ impl Session {
         self.ask_for_change(Asker::Task(slot), bytes, 0, out);
     }
 
-    fn ask_for_change(&mut self, asker: Asker, bytes: &[u8], tries: u8, out: &mut Outbox) {
+    pub(super) fn ask_for_change(&mut self, asker: Asker, bytes: &[u8], tries: u8, out: &mut Outbox) {
         let changes = &mut self.changes;
         let (number, base) = (changes.numbers, changes.version);
         changes.numbers = number.wrapping_add(1);
@@ -138,8 +145,12 @@ impl Session {
     /// The change at `at` came too late, and what was faster is here.
     fn judge_anew(&mut self, at: usize, out: &mut Outbox) {
         let Change { asker, tries, .. } = self.changes.pending.swap_remove(at);
-        // A session that has lost its nexus asks again only while there is something to give back.
-        let Asker::Task(slot) = asker else { return };
+        let slot = match asker {
+            Asker::Task(slot) => slot,
+            // Whoever is faster gets on, so this ends.
+            Asker::Function { .. } => return self.ask_for_reset(asker, out),
+            Asker::Loss { ticket } => return self.give_back(ticket, out),
+        };
         let task = self.tasks.get_mut(slot);
         if task.aborted {
             return self.changed(asker, Ending::Good, out);
@@ -161,8 +172,14 @@ impl Session {
     }
 
     /// Whoever asked for a change is done.
-    fn changed(&mut self, asker: Asker, ending: Ending, out: &mut Outbox) {
-        let Asker::Task(slot) = asker else { return };
+    pub(super) fn changed(&mut self, asker: Asker, ending: Ending, out: &mut Outbox) {
+        let slot = match asker {
+            Asker::Task(slot) => slot,
+            Asker::Function { ticket, .. } | Asker::Loss { ticket: Some(ticket) } => {
+                return self.reset_done(ticket, out);
+            }
+            Asker::Loss { ticket: None } => return,
+        };
         let task = self.tasks.get_mut(slot);
         assert!(task.in_flight > 0, "a change belongs to a task that waits for it");
         task.in_flight -= 1;
@@ -206,13 +223,21 @@ impl Session {
 
     /// A session that is over gives up what it has by RESERVE (SPC-2 §5.5.1).
     pub(super) fn give_back_reservation(&mut self, out: &mut Outbox) {
-        if !self.over || !self.changes.is_empty() || !self.nexus.has_reserved() {
-            return;
+        if self.over && self.changes.is_empty() {
+            self.give_back(None, out);
+        }
+    }
+
+    /// Gives up what the nexus has by RESERVE, if it has. `ticket`: who waits for that.
+    pub(super) fn give_back(&mut self, ticket: Option<u32>, out: &mut Outbox) {
+        let asker = Asker::Loss { ticket };
+        if !self.nexus.has_reserved() {
+            return self.changed(asker, Ending::Good, out);
         }
         let next = self.nexus.memory().after_nexus_loss(Some(self.nexus.id()));
         let mut bytes = core::mem::take(&mut self.data_in);
         if next.encode(&mut bytes).is_ok() {
-            self.ask_for_change(Asker::Loss, &bytes, 0, out);
+            self.ask_for_change(asker, &bytes, 0, out);
         }
         self.data_in = bytes;
     }

@@ -96,6 +96,24 @@
 //! `node.conn[0].timeo.noop_out_interval` + `noop_out_timeout` + `node.session.timeo.replacement_timeout`: 5 + 5 + 120 s
 //! unless changed, and 2, 2, and 1 are good, with `fast_io_fail_tmo 1` in `/etc/multipath.conf`, which overrides the last.
 //!
+//! # What the disk remembers of its initiators
+//!
+//! Reservations, mode parameters and resets are one small record on both disks. A change is answered when both nodes hold
+//! it and go by it, or when the other one is out by the arbiter's word; while neither can be said it waits, as a write
+//! does, and where nobody may serve its session is dropped. So a cluster keeps its disk through a takeover and through the
+//! loss of both nodes' power.
+//!
+//! - *Persistent reservations* (SPC-4): every type and service action, SPEC_I_PT, ALL_TG_PT. Registrations always persist,
+//!   whatever APTPL says. Up to 512 registrations, fewer where initiators' names are long; then 05/55/04 is answered. A
+//!   registration belongs to the initiator's name and ISID at one target port: with `paths = "alua"` each node has its
+//!   own, with `"vip"` both are one, so nobody need register anew after a takeover.
+//! - *RESERVE and RELEASE* last as long as the session, or until a reset. What a lost node's initiators had is given up by
+//!   the node that goes on; everybody else hears of a reset (06/29/00).
+//! - *Mode parameters*: WCE (page 08h; cleared, every write is stable on both disks before it is answered), D_SENSE, SWP
+//!   and TAS (page 0Ah). With SP they are saved; a reset brings the saved ones back.
+//!
+//! To see and to remove what a lost cluster left behind: `sg_persist --in --full-status`, then register and `--clear`.
+//!
 //! # When something broke
 //!
 //! | you see | it means | do |

@@ -30,8 +30,6 @@ pub struct LogicalUnit {
     pub provisioning: Provisioning,
     /// Every command that would change the medium is refused with 27/00.
     pub read_only: bool,
-    /// Is the [`UnitMemory`](super::UnitMemory) kept? Without that there are no reservations, and no mode parameter changes.
-    pub remembers: bool,
 }
 
 /// Whether initiators may give blocks back (SBC-3 §4.7).
@@ -72,7 +70,6 @@ impl LogicalUnit {
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             provisioning: Provisioning::default(),
             read_only: false,
-            remembers: true,
         })
     }
 
@@ -170,12 +167,9 @@ impl LogicalUnit {
         truncate(data_in, allocation);
     }
 
-    /// Does this disk have the command? Giving blocks back belongs to thin provisioning, reserving to remembering.
+    /// Does this disk have the command? Giving blocks back belongs to thin provisioning.
     pub(super) fn supports(&self, operation: Operation) -> bool {
-        match operation {
-            Operation::Unmap => self.is_thin(),
-            _ => self.remembers || !operation.changes_reservations(),
-        }
+        operation != Operation::Unmap || self.is_thin()
     }
 
     /// START STOP UNIT (SBC-3 §5.20). The disk is shared by initiators and never spins down: a stop, or a move to a

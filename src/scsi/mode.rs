@@ -152,7 +152,7 @@ impl Page {
     /// Bits of `byte` that can be changed on this disk.
     fn changeable_bits(&self, unit: &LogicalUnit, byte: usize) -> u8 {
         // Without a volatile cache there is nothing to write through.
-        let fixed = !unit.remembers || self.code == 0x08 && !unit.volatile_cache;
+        let fixed = self.code == 0x08 && !unit.volatile_cache;
         let bits = self.changeable.iter().filter(|(at, _)| usize::from(*at) == byte && !fixed);
         bits.fold(0, |all, (_, bits)| all | bits)
     }
@@ -168,7 +168,7 @@ impl Page {
         (self.body)(unit, values, data_in);
         let length = (data_in.len() - body) as u8;
         data_in[body - 1] = length;
-        if unit.remembers && !self.changeable.is_empty() {
+        if !self.changeable.is_empty() {
             data_in[start] |= PS;
         }
     }
@@ -263,16 +263,8 @@ fn block_descriptor(unit: &LogicalUnit, length: u8, data_in: &mut Vec<u8>) {
 /// Checks a MODE SELECT's CDB.
 ///
 /// # Errors
-/// 24/00 for SP = 1 where nothing is saved, and for PF = 0, a format of the vendor's that does not exist.
-pub(super) fn begin_select(
-    unit: &LogicalUnit,
-    page_format: bool,
-    save_pages: bool,
-    parameter_bytes: u32,
-) -> Result<Outcome, SenseData> {
-    if save_pages && !unit.remembers {
-        return Err(SenseData::invalid_cdb_bit(1, 0));
-    }
+/// 24/00 for PF = 0, a format of the vendor's that does not exist.
+pub(super) fn begin_select(page_format: bool, parameter_bytes: u32) -> Result<Outcome, SenseData> {
     if parameter_bytes == 0 {
         return Ok(Outcome::Done);
     }

@@ -61,21 +61,6 @@ pub enum Operation {
     PersistentReserveOut(OutAction),
 }
 
-impl Operation {
-    /// Does it need a unit state that can be kept?
-    pub fn changes_reservations(self) -> bool {
-        matches!(
-            self,
-            Self::Reserve6
-                | Self::Release6
-                | Self::Reserve10
-                | Self::Release10
-                | Self::PersistentReserveIn(_)
-                | Self::PersistentReserveOut(_)
-        )
-    }
-}
-
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct OperationSpec {

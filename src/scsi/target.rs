@@ -27,10 +27,15 @@ use super::sense::{SENSE_BYTES_MAX, SenseData, SenseFormat};
 use super::status::Status;
 use super::unit_memory::UnitMemory;
 use super::{log, mode, supported};
+use crate::block::UNIT_BYTES_MAX;
 use crate::units::BlockRange;
 
 /// Most logical units of one target.
 pub const LOGICAL_UNITS_MAX: usize = 256;
+
+/// With a memory of this size nobody registers any more: what is left is for two names, of an author and of who holds the
+/// unit by RESERVE.
+const FULL_BYTES: usize = UNIT_BYTES_MAX - 512;
 
 /// Place of a logical unit in its target's LUN map.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -248,10 +253,15 @@ impl Target {
         };
         match changed {
             Ok(false) => Ok(Outcome::Done),
-            Ok(true) => next
-                .encode(data_in)
-                .map(|()| Outcome::ChangeUnit)
-                .map_err(|_| INSUFFICIENT_REGISTRATION_RESOURCES),
+            Ok(true) => {
+                let more = next.reservations.registrations.len() > memory.reservations.registrations.len();
+                let fits = next.encode(data_in).is_ok() && !(more && data_in.len() > FULL_BYTES);
+                if fits {
+                    return Ok(Outcome::ChangeUnit);
+                }
+                data_in.clear();
+                Err(INSUFFICIENT_REGISTRATION_RESOURCES)
+            }
             Err(Refusal::Conflict) => Ok(Outcome::Status(Status::ReservationConflict)),
             Err(Refusal::Check(sense)) => Err(sense),
         }
@@ -440,9 +450,9 @@ fn begin(unit: &LogicalUnit, lu: LuIndex, command: &Command) -> Option<Result<Ou
         Command::StartStopUnit { start, load_eject, no_flush, power_condition } => {
             unit.start_stop_unit(lu, start, load_eject, no_flush, power_condition)
         }
-        Command::ModeSelect { save_pages: true, parameter_bytes: 0, .. } if unit.remembers => return None,
-        Command::ModeSelect { page_format, save_pages, parameter_bytes, .. } => {
-            mode::begin_select(unit, page_format, save_pages, parameter_bytes)
+        Command::ModeSelect { save_pages: true, parameter_bytes: 0, .. } => return None,
+        Command::ModeSelect { page_format, parameter_bytes, .. } => {
+            mode::begin_select(page_format, parameter_bytes)
         }
         Command::PersistentReserveOut(out) => out.begin().map(|bytes| Outcome::NeedData { bytes }),
         _ => return None,

@@ -13,6 +13,7 @@ mod commands;
 mod hostile;
 mod lines;
 mod login;
+mod reservations;
 mod sessions;
 mod windows;
 
@@ -27,7 +28,7 @@ use twinlun::iscsi::TargetConfig;
 struct Target {
     engine: Engine,
     address: SocketAddr,
-    _disk: Disk,
+    disk: Disk,
 }
 
 impl Target {
@@ -43,6 +44,10 @@ impl Target {
     fn at(portal: &str, shards: u8, change: impl FnOnce(&mut TargetConfig)) -> Self {
         let disk = Disk::new(32 << 20);
         disk.format(0, false);
+        Self::on(disk, portal, shards, change)
+    }
+
+    fn on(disk: Disk, portal: &str, shards: u8, change: impl FnOnce(&mut TargetConfig)) -> Self {
         let mut plan = disk.plan(shards, None, Tuning::default());
         plan.portals = vec![portal.parse().expect("an address")];
         change(Arc::get_mut(&mut plan.target).expect("not shared yet"));
@@ -50,9 +55,15 @@ impl Target {
         loop {
             let event = engine.events().recv_timeout(PATIENCE).expect("the engine says what it does");
             if let EngineEvent::Serving { addresses } = event {
-                return Self { engine, address: addresses[0], _disk: disk };
+                return Self { engine, address: addresses[0], disk };
             }
         }
+    }
+
+    /// Another engine on the same disk.
+    fn restart(self, shards: u8) -> Self {
+        self.engine.stop();
+        Self::on(self.disk, "127.0.0.1:0", shards, |_| ())
     }
 
     fn stop(self) {

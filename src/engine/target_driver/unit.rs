@@ -6,8 +6,13 @@
 
 use super::super::plumbing::{ConnNo, Message, Plumbing};
 use super::{Phase, TargetDriver};
-use crate::block::{UnitCompletion, UnitState};
+use crate::block::{UnitChange, UnitCompletion, UnitState};
 use crate::iscsi::UnitSnapshot;
+use crate::scsi::{Leader, NexusId};
+use crate::units::{RequestId, ShardId};
+
+/// In place of a connection's number: the driver itself asks.
+const NOBODY: u64 = u32::MAX as u64;
 
 /// States that were handed out and are not adopted, with the number of those that are not quiet.
 #[derive(Default)]
@@ -62,6 +67,7 @@ impl TargetDriver {
             self.drop_initiators(plumbing);
         }
         self.on_unit_quiet(serial, plumbing);
+        self.end_lost_reservation(plumbing);
     }
 
     /// One of those that [`Adoptions::expect`] counts is quiet.
@@ -73,10 +79,45 @@ impl TargetDriver {
 
     /// What became of a change that a session of this shard asked for.
     pub fn on_unit_answer(&mut self, completion: UnitCompletion, plumbing: &mut Plumbing) {
+        if completion.id.0 >> 32 == NOBODY {
+            self.clearing = false;
+            return;
+        }
         let number = ConnNo((completion.id.0 >> 32) as u32);
         let conn = self.conns[number.0 as usize].as_mut().expect("a connection outlives its changes");
         conn.core.on_unit_answer(completion.id, completion.answer, &mut self.out);
         self.go_on(number, plumbing);
+    }
+
+    /// What a nexus has by RESERVE ends with it. A session gives it back itself; for sessions that were lost with their
+    /// node it is done here, by whoever leads now (shard 0).
+    pub(super) fn end_lost_reservation(&mut self, plumbing: &mut Plumbing) {
+        let (Some(unit), Leader::Here { peer }) = (&self.unit, self.leader) else { return };
+        let Some(holder) = unit.memory.reserved() else { return };
+        if plumbing.shard != ShardId(0) || self.clearing || self.is_there(holder, peer) {
+            return;
+        }
+        log::info!("{} has lost what it had reserved", holder.initiator.name);
+        let mut bytes = Vec::new();
+        if unit.memory.after_nexus_loss(None).encode(&mut bytes).is_err() {
+            return;
+        }
+        let (id, base) = (RequestId(NOBODY << 32), unit.version);
+        self.clearing = true;
+        let change = UnitChange { id, origin: plumbing.shard, base, bytes: bytes.into() };
+        plumbing.tell_zero(Message::UnitChange(change));
+    }
+
+    /// Has the nexus a session here, or may it have one at the other node's port? `peer`: that node is there.
+    fn is_there(&self, nexus: &NexusId, peer: bool) -> bool {
+        let port = self.config.scsi.port();
+        let served = core::iter::once(&self.config).chain(self.faces.iter().map(|face| &face.target));
+        let mut tags = served
+            .filter(|target| target.scsi.port().relative_id == nexus.port)
+            .map(|target| target.portal_group_tag);
+        let here =
+            tags.any(|tag| self.registry.has_session(&nexus.initiator.name, nexus.initiator.isid, tag));
+        here || peer && port.peer.is_some_and(|peer| peer.relative_id == nexus.port)
     }
 
     /// Carries out what a connection has asked for, drops it if it is over, and lets its next command in.

@@ -222,7 +222,7 @@ fn only_those_on_the_list_come_in() {
 fn an_initiator_sees_its_own_lun_map() {
     let rule = |map: Vec<(u16, u16)>| {
         let mut mapped = config();
-        let view = View::new(&mapped.scsi, map).expect("a good map");
+        let view = View::new(&mapped.scsi, &map).expect("a good map");
         mapped.access.rules.push(Rule { names: vec![], networks: vec![], chap: None, view: Some(view) });
         mapped
     };
@@ -249,8 +249,8 @@ fn an_initiator_sees_its_own_lun_map() {
     pair.login("");
     assert_eq!(report(&mut pair), [0; 8]);
     let scsi = config().scsi;
-    assert!(View::new(&scsi, vec![(0, 1)]).is_err() && View::new(&scsi, vec![(1, 0), (2, 0)]).is_err());
-    assert!(View::new(&scsi, vec![(0x4000, 0)]).is_err());
+    assert!(View::new(&scsi, &[(0, 1)]).is_err() && View::new(&scsi, &[(1, 0), (2, 0)]).is_err());
+    assert!(View::new(&scsi, &[(0x4000, 0)]).is_err());
 }
 
 #[test]

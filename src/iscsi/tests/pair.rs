@@ -135,11 +135,6 @@ pub(super) struct Pair {
     pub(super) spoil_header: u32,
     pub(super) spoil_data: u32,
     pub(super) nexus: Option<(NexusName, u16, u16, bool)>,
-    /// What the target said of resets.
-    pub(super) resets: Vec<(Reset, u32)>,
-    /// There are no other sessions.
-    pub(super) alone: bool,
-    pub(super) quiet: Vec<ResetId>,
     /// What the unit remembers, as the other node and this one have it.
     pub(super) unit: UnitSnapshot,
     /// Changes that are not decided yet.
@@ -189,9 +184,6 @@ impl Pair {
             spoil_data: 0,
             nexus: None,
             admit: true,
-            resets: Vec::new(),
-            alone: true,
-            quiet: Vec::new(),
             unit: UnitSnapshot::empty(),
             changes: VecDeque::new(),
             keep: true,
@@ -380,13 +372,6 @@ impl Pair {
                             self.connection.on_admitted(self.now, TSIH, &self.unit, &mut self.out);
                         }
                     }
-                    Effect::Reset { reset, ticket } => {
-                        self.resets.push((reset, ticket));
-                        if self.alone {
-                            self.connection.on_reset_done(ticket, &mut self.out);
-                        }
-                    }
-                    Effect::ResetQuiet(id) => self.quiet.push(id),
                     Effect::ChangeUnit(change) => self.changes.push_back(change),
                     Effect::UnitQuiet(number) => self.on_unit_quiet(number),
                     Effect::Close { reason } => {

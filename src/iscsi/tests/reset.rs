@@ -1,13 +1,13 @@
 //! Task management across sessions: what others hear, and that nobody is answered too early.
 
 use super::pair::{Pair, config, pattern, read10, write10};
-use crate::iscsi::{CloseReason, Reset, ResetId};
-use crate::units::ShardId;
+use crate::block::{UnitAnswer, UnitState};
+use crate::iscsi::CloseReason;
+use crate::scsi::{InitiatorPort, NexusId, ResetKind};
 use crate::wire::Demand;
 
 const R: u8 = 0xC0;
 const W: u8 = 0xA0;
-const ID: ResetId = ResetId { shard: ShardId(3), number: 9 };
 
 fn management(pair: &mut Pair, function: u8) {
     let mut bhs = [0; 48];
@@ -16,33 +16,36 @@ fn management(pair: &mut Pair, function: u8) {
     pair.send(bhs, &[]);
 }
 
-fn reset(pair: &mut Pair, reset: Reset) {
-    pair.connection.on_reset(reset, ID, &mut pair.out);
+/// Another initiator resets.
+fn reset(pair: &mut Pair, kind: ResetKind) {
+    let initiator = InitiatorPort { name: "iqn.rival".into(), isid: Some([0x80; 6]) };
+    let mut bytes = Vec::new();
+    let next = pair.unit.memory.after_reset(kind, &NexusId { initiator, port: 1 });
+    next.encode(&mut bytes).expect("small");
+    pair.remember(&UnitState { version: pair.unit.version.next(), bytes: bytes.into() });
     pair.run();
 }
 
 #[test]
 fn functions_wait_for_every_other_session() {
-    for (function, expected) in [
-        (4, Reset::TaskSet { unit: 0 }),
-        (5, Reset::Unit { unit: 0 }),
-        (6, Reset::Target),
-        (7, Reset::TargetAndSessions),
-    ] {
+    for function in [4, 5, 6, 7] {
         let mut pair = Pair::logged_in(config());
-        (pair.alone, pair.prompt) = (false, false);
+        (pair.keep, pair.prompt) = (false, false);
         pair.send_command(1, R, 512, &read10(0, 1), &[]);
         management(&mut pair, function);
-        let (told, ticket) = pair.resets.pop().expect("others are told");
-        assert_eq!(told, expected);
-        // Either may come first.
+        assert_eq!(pair.changes.len(), 1, "others are told");
+        // Either may come first, and somebody else may be faster.
         if function % 2 == 0 {
             pair.complete_all();
             assert!(pair.nothing_sent());
-            pair.connection.on_reset_done(ticket, &mut pair.out);
+            reset(&mut pair, ResetKind::TaskSet);
+            pair.decide();
+            pair.run();
+            assert!(pair.nothing_sent());
+            pair.decide();
             pair.run();
         } else {
-            pair.connection.on_reset_done(ticket, &mut pair.out);
+            pair.decide();
             pair.run();
             assert!(pair.nothing_sent());
             pair.complete_all();
@@ -50,17 +53,43 @@ fn functions_wait_for_every_other_session() {
         let response = pair.reply();
         assert_eq!((response.opcode(), response.bhs[2], response.itt()), (0x22, 0, 9));
         assert_eq!(pair.closed, (function == 7).then_some(CloseReason::Reset));
-        assert!(pair.nothing_sent());
+        assert!(pair.nothing_sent() && pair.changes.is_empty());
         pair.hang_up();
     }
 }
 
 #[test]
+fn what_comes_after_a_reset_is_not_reset() {
+    let mut pair = Pair::logged_in(config());
+    (pair.keep, pair.prompt) = (false, false);
+    management(&mut pair, 4);
+    pair.send_command(1, R, 512, &read10(0, 1), &[]);
+    pair.decide();
+    pair.run();
+    assert_eq!(pair.reply().opcode(), 0x22);
+    pair.complete_all();
+    assert_eq!(pair.reply().bhs[1], 0x81);
+    pair.hang_up();
+}
+
+#[test]
+fn a_function_that_nobody_can_carry_out_ends_the_session() {
+    let mut pair = Pair::logged_in(config());
+    pair.keep = false;
+    management(&mut pair, 5);
+    let id = pair.changes.pop_front().expect("others are told").id;
+    pair.connection.on_unit_answer(id, UnitAnswer::NotServing, &mut pair.out);
+    pair.run();
+    assert_eq!((pair.closed, pair.nothing_sent()), (Some(CloseReason::NotServing), true));
+    pair.hang_up();
+}
+
+#[test]
 fn others_hear_task_aborted_and_a_unit_attention() {
     for (what, attention) in [
-        (Reset::TaskSet { unit: 0 }, None),
-        (Reset::Unit { unit: 0 }, Some((6, 0x29, 3))),
-        (Reset::Target, Some((6, 0x29, 2))),
+        (ResetKind::TaskSet, None),
+        (ResetKind::Unit, Some((6, 0x29, 3))),
+        (ResetKind::Target, Some((6, 0x29, 2))),
     ] {
         let mut pair = Pair::logged_in(config());
         pair.prompt = false;
@@ -71,9 +100,9 @@ fn others_hear_task_aborted_and_a_unit_attention() {
         reset(&mut pair, what);
         let aborted = pair.reply();
         assert_eq!((aborted.itt(), aborted.status()), (2, (0x40, None)));
-        assert!(pair.nothing_sent() && pair.quiet.is_empty());
+        assert!(pair.nothing_sent() && pair.units_quiet.is_empty());
         pair.complete_all();
-        assert_eq!(pair.quiet, [ID]);
+        assert_eq!(pair.units_quiet, [1]);
         let aborted = pair.reply();
         assert_eq!((aborted.itt(), aborted.status()), (1, (0x40, None)));
         // What still comes is swallowed.
@@ -89,40 +118,18 @@ fn others_hear_task_aborted_and_a_unit_attention() {
 }
 
 #[test]
-fn a_reset_of_another_unit_is_no_business_of_this_one() {
-    let mut pair = Pair::logged_in(config());
-    pair.prompt = false;
-    pair.send_command(1, R, 512, &read10(0, 1), &[]);
-    reset(&mut pair, Reset::Unit { unit: 4 });
-    assert_eq!(pair.quiet, [ID]);
-    pair.complete_all();
-    assert_eq!(pair.reply().bhs[1], 0x81);
-    assert_eq!(pair.command(1, 0x80, 0, &[0; 16], &[]).status(), (0, None));
-}
-
-#[test]
 fn a_cold_reset_ends_every_session() {
     let mut pair = Pair::logged_in(config());
     pair.prompt = false;
     pair.send_command(1, W, 512, &write10(0, 1), &[1; 512]);
-    reset(&mut pair, Reset::TargetAndSessions);
+    reset(&mut pair, ResetKind::TargetAndSessions);
     assert_eq!(pair.closed, Some(CloseReason::Reset));
     // Quiet only when what was under way is back.
-    assert!(pair.quiet.is_empty());
+    assert!(pair.units_quiet.is_empty());
     pair.complete_all();
-    assert_eq!(pair.quiet, [ID]);
+    assert_eq!(pair.units_quiet, [1]);
     pair.hang_up();
-    assert_eq!(pair.quiet, [ID]);
-}
-
-#[test]
-fn connections_without_tasks_are_quiet_at_once() {
-    let mut pair = Pair::new(config());
-    reset(&mut pair, Reset::Target);
-    assert_eq!(pair.quiet, [ID]);
-    pair.hang_up();
-    reset(&mut pair, Reset::Target);
-    assert_eq!(pair.quiet, [ID, ID]);
+    assert_eq!(pair.units_quiet, [1]);
 }
 
 #[test]
@@ -132,10 +139,10 @@ fn a_session_that_is_over_reports_what_it_left_behind() {
     pair.send_command(1, W, 512, &write10(0, 1), &[1; 512]);
     pair.connection.on_closed(&mut pair.out);
     pair.closed.get_or_insert(CloseReason::Logout);
-    reset(&mut pair, Reset::Unit { unit: 0 });
-    assert!(pair.quiet.is_empty());
+    reset(&mut pair, ResetKind::Unit);
+    assert!(pair.units_quiet.is_empty());
     pair.complete_all();
-    assert_eq!(pair.quiet, [ID]);
+    assert_eq!(pair.units_quiet, [1]);
     assert!(pair.connection.is_idle());
 }
 
@@ -160,10 +167,10 @@ fn a_reset_in_the_middle_of_data() {
             Demand::Data { buf, .. } => Some(buf),
             _ => None,
         };
-        reset(&mut pair, Reset::Unit { unit: 0 });
+        reset(&mut pair, ResetKind::Unit);
         assert!(filling.is_none_or(|buf| pair.pool.taken.contains_key(&buf.0)));
         pair.complete_all();
-        assert_eq!(pair.quiet, [ID], "{at}");
+        assert_eq!(pair.units_quiet, [1], "{at}");
         pair.stream.extend(&data[at..]);
         pair.run();
         let aborted = pair.reply();
@@ -181,8 +188,8 @@ fn a_reset_while_the_stream_waits_for_a_buffer() {
     pair.pool.capacity = 0;
     pair.send_command(1, W, 512, &write10(0, 1), &[1; 512]);
     assert!(pair.connection.waits_for_buffers());
-    reset(&mut pair, Reset::Target);
-    assert_eq!((pair.reply().status(), pair.quiet.len()), ((0x40, None), 1));
+    reset(&mut pair, ResetKind::Target);
+    assert_eq!((pair.reply().status(), pair.units_quiet.len()), ((0x40, None), 1));
     pair.pool.capacity = 1;
     assert_eq!(pair.command(3, 0x80, 0, &[0; 16], &[]).status(), (2, Some((6, 0x29, 2))));
     pair.hang_up();

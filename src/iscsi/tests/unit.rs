@@ -282,6 +282,33 @@ fn a_session_gives_back_what_it_had_by_reserve() {
 }
 
 #[test]
+fn a_logout_is_answered_when_the_reservation_is_free() {
+    let mut pair = Pair::logged_in(config());
+    pair.keep = false;
+    // Not made yet when the initiator leaves.
+    pair.send_command(1, NONE, 0, &cdb(0x16), &[]);
+    let mut bhs = [0; 48];
+    (bhs[0], bhs[1], bhs[19]) = (0x46, 0x80, 9);
+    bhs[24..28].copy_from_slice(&pair.cmd_sn.to_be_bytes());
+    pair.send(bhs, &[]);
+    pair.decide();
+    pair.run();
+    assert!(pair.nothing_sent() && pair.unit.memory.reserved().is_some());
+    // Somebody else is faster, once.
+    let mut bytes = Vec::new();
+    pair.unit.memory.after_reset(ResetKind::TaskSet, &rival_id()).encode(&mut bytes).expect("small");
+    pair.remember(&UnitState { version: pair.unit.version.next(), bytes: bytes.into() });
+    pair.decide();
+    pair.run();
+    assert!(pair.nothing_sent());
+    pair.decide();
+    pair.run();
+    assert!(pair.unit.memory.reserved().is_none());
+    assert_eq!((pair.reply().opcode(), pair.closed), (0x26, Some(CloseReason::Logout)));
+    pair.hang_up();
+}
+
+#[test]
 fn what_is_lost_with_the_node_is_not_given_back() {
     let mut pair = Pair::logged_in(config());
     assert_eq!(pair.command(1, NONE, 0, &cdb(0x16), &[]).status(), GOOD);
