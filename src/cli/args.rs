@@ -78,6 +78,9 @@ pub struct InitArgs {
     /// The peer's copy is to be taken for equal (both disks are new or known to be identical): no first resync.
     #[arg(long)]
     pub assume_clean: bool,
+    /// What the disk holds is the volume's data, and stays: for a disk that another target served. Needs volume.size.
+    #[arg(long)]
+    pub keep_data: bool,
     /// Overwrite what DEVICE holds. Give the path exactly as the configuration has it.
     #[arg(long, value_name = "DEVICE")]
     pub force: Vec<PathBuf>,
@@ -139,6 +142,35 @@ pub struct EventsArgs {
 pub enum ConfigVerb {
     /// Check the file and what it names on this machine.
     Check,
+    /// Print sections of a configuration that make the volume the disk that another target serves.
+    Import(ImportArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// Whose saved configuration it is.
+    pub from: ImportFrom,
+    /// The saved configuration: what `targetcli saveconfig` writes.
+    pub file: PathBuf,
+    /// The target, if there are several.
+    #[arg(long, value_name = "IQN")]
+    pub target: Option<String>,
+    /// The portal group, if the target has several.
+    #[arg(long, value_name = "TAG")]
+    pub portal_group: Option<u64>,
+    /// The logical unit, if the portal group has several.
+    #[arg(long, value_name = "NUMBER")]
+    pub lun: Option<u64>,
+    /// Write the CHAP secrets to files of this directory (mode 0600). Files that are there are kept.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub secrets: Option<PathBuf>,
+}
+
+/// Other targets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum ImportFrom {
+    /// The target of the Linux kernel, kept by targetcli (/etc/target/saveconfig.json).
+    Lio,
 }
 
 /// Arguments of `twinlund`.

@@ -5,6 +5,7 @@
 
 pub mod args;
 mod client;
+mod import;
 mod render;
 mod verbs;
 

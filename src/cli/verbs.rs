@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::args::{Cli, ConfigVerb, ConnectArgs, EventsArgs, InitArgs, Place, PromoteArgs, UpArgs, Verb};
 use super::client::Client;
-use super::{confirm, print, print_done, print_json, render};
+use super::{confirm, import, print, print_done, print_json, render};
 use crate::daemon::access;
 use crate::daemon::api::{Answer, Request, Service};
 use crate::daemon::config::{Config, NodeConfig, Secret, units::human_bytes};
@@ -33,6 +33,10 @@ struct Site {
 }
 
 pub fn run(cli: Cli) -> Result<(), Failure> {
+    // Before there is a configuration.
+    if let Verb::Config(ConfigVerb::Import(args)) = &cli.verb {
+        return import::run(args, cli.json);
+    }
     let site = Site::open(&cli.place, cli.json)?;
     match cli.verb {
         Verb::Init(args) => init(&site, &args),
@@ -48,6 +52,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Disconnect(wait) => act(&site, Request::Disconnect, wait.timeout),
         Verb::Events(args) => events(&site, &args),
         Verb::Config(ConfigVerb::Check) => check(&site),
+        Verb::Config(ConfigVerb::Import(args)) => import::run(&args, cli.json),
     }
 }
 
@@ -83,13 +88,20 @@ fn init(site: &Site, args: &InitArgs) -> Result<(), Failure> {
             "leave it out",
         ));
     }
-    let options = InitOptions { forced: args.force.clone(), assume_clean: args.assume_clean };
+    let options = InitOptions {
+        forced: args.force.clone(),
+        assume_clean: args.assume_clean,
+        keep_data: args.keep_data,
+    };
     let plan = init::plan(config, node, &options, &Kernel::default())?;
     let size = human_bytes(plan.volume_bytes());
     if !args.yes {
         let mut question = describe(&plan.disk);
         question =
             format!("{question}\nwill hold volume {} ({size}) as node {}.", config.volume.name, node.name);
+        if let Some(what) = &plan.kept {
+            question = format!("{question}\n{what}; this is kept, and is the volume's data.");
+        }
         for what in &plan.overruled {
             question = format!("{question}\nFORCED: {what}; this is given up.");
         }

@@ -12,7 +12,7 @@ use super::config::{Config, NodeConfig, units::human_bytes};
 use super::device;
 use super::failure::Failure;
 use super::identity;
-use super::probe::{self, DeviceFacts, Kernel, Obstacle};
+use super::probe::{self, Claimed, DeviceFacts, Kernel, Obstacle};
 use crate::storage::{
     DiskFlags, Generations, LaneState, Layout, LayoutError, MetadataKind, PAGE_BYTES, Page, Superblock,
     SuperblockCopies, UNIT_STATE_BYTES, UncheckedSuperblock, internal_superblocks,
@@ -26,6 +26,8 @@ pub struct InitOptions {
     pub forced: Vec<PathBuf>,
     /// The peer's disk holds the same bytes: no first resync.
     pub assume_clean: bool,
+    /// What the disk holds is the volume's data: it stays as it is, and must fit in front of the metadata.
+    pub keep_data: bool,
 }
 
 /// A format that is checked and not yet written.
@@ -36,6 +38,8 @@ pub struct Plan {
     pub metadata: Option<DeviceFacts>,
     /// What is overruled by force, for the question that is asked.
     pub overruled: Vec<String>,
+    /// What is kept.
+    pub kept: Option<String>,
     pub superblock: Superblock,
 }
 
@@ -57,7 +61,12 @@ pub fn plan(
     let mut overruled = Vec::new();
     let role = format!("the disk of {}", node.name);
     let disk = DeviceFacts::read(&node.disk, &role, kernel)?;
-    admit(&disk, &role, node, options, kernel, &mut overruled)?;
+    let mut kept = None;
+    let stays = options.keep_data.then_some(&mut kept);
+    admit(&disk, &role, node, options, kernel, &mut overruled, stays)?;
+    if options.keep_data {
+        check_kept(config, node, &disk)?;
+    }
     let metadata = match &node.metadata {
         None => None,
         Some(path) => {
@@ -67,17 +76,63 @@ pub fn plan(
                 let what = format!("{} and {} are the same device", path.display(), node.disk.display());
                 return Err(Failure::usage(what, "remove the key metadata, or name another device"));
             }
-            admit(&facts, &role, node, options, kernel, &mut overruled)?;
+            admit(&facts, &role, node, options, kernel, &mut overruled, None)?;
             Some(facts)
         }
     };
     let block = device::block_bytes(&disk.path, &role)?;
-    let layout = layout(config, node, &disk, block, metadata.as_ref())?;
+    let layout = layout(config, node, &disk, block, metadata.as_ref()).map_err(|failure| {
+        if options.keep_data { no_room_behind_data(failure, node, &disk) } else { failure }
+    })?;
     let superblock = superblock(config, node, layout, options)?;
-    Ok(Plan { disk, metadata, overruled, superblock })
+    Ok(Plan { disk, metadata, overruled, kept, superblock })
 }
 
-/// Refuses a device that is in use, or holds something and is not forced.
+/// Data that is kept has no room behind it for the metadata: to make the volume smaller would be the worst advice.
+fn no_room_behind_data(failure: Failure, node: &NodeConfig, disk: &DeviceFacts) -> Failure {
+    let next = format!(
+        "enlarge {0} first (lvextend -L +64M {0}), or give the metadata a device of its own: metadata = \"/dev/...\" \
+         in [node.{1}]",
+        disk.path.display(),
+        node.name
+    );
+    Failure { next, ..failure }
+}
+
+/// Does the volume hold all of the data that is to be kept?
+fn check_kept(config: &Config, node: &NodeConfig, disk: &DeviceFacts) -> Result<(), Failure> {
+    let show = disk.path.display();
+    let claimed = disk.with_ends(|ends| ends.claimed()).map_err(|error| {
+        let what = format!("cannot read {show}, the disk of {}: {error}", node.name);
+        Failure::failed(what, "check the device with: dmesg | tail")
+    })?;
+    let kib = |bytes: u64| bytes.div_ceil(PAGE_BYTES as u64) * (PAGE_BYTES as u64 / 1024);
+    match (config.volume.size, claimed) {
+        (Some(size), Some(claimed)) if size < claimed.bytes => Err(Failure::refused(
+            format!(
+                "the {} on {show} reaches to byte {}, and volume.size is {size}: its end would be lost",
+                claimed.name, claimed.bytes
+            ),
+            format!("set volume.size = \"{}KiB\" on both nodes", kib(claimed.bytes)),
+        )),
+        (Some(_), _) => Ok(()),
+        (None, claimed) => {
+            let what =
+                "--keep-data needs volume.size, so that initiators see a disk of the size that they know";
+            let next = match claimed {
+                Some(Claimed { name, bytes }) => {
+                    format!("set volume.size = \"{}KiB\" on both nodes ({name} on {show})", kib(bytes))
+                }
+                None => format!(
+                    "set it on both nodes; as the disk was served: echo $(($(blockdev --getsize64 {show}) / 1024))KiB"
+                ),
+            };
+            Err(Failure::refused(what, next))
+        }
+    }
+}
+
+/// Refuses a device that is in use, or holds something and is neither forced nor kept.
 fn admit(
     facts: &DeviceFacts,
     role: &str,
@@ -85,6 +140,7 @@ fn admit(
     options: &InitOptions,
     kernel: &Kernel,
     overruled: &mut Vec<String>,
+    kept: Option<&mut Option<String>>,
 ) -> Result<(), Failure> {
     let show = facts.path.display();
     let forced = options.forced.contains(&facts.path);
@@ -99,13 +155,19 @@ fn admit(
         Failure::failed(what, "check the device with: dmesg | tail")
     })?;
     let found = match (ours, obstacle) {
-        (None, Some(Obstacle::Signature(found))) => Some((
-            format!("carries {} ({}, at byte {})", found.name, found.owner, found.offset),
-            format!(
-                "name another disk, or, if all of it may go: twinlun init --node {} --force {show}",
+        (None, Some(Obstacle::Signature(found))) => {
+            let holds = format!("carries {} ({}, at byte {})", found.name, found.owner, found.offset);
+            if let Some(kept) = kept {
+                *kept = Some(format!("{show} {holds}"));
+                return Ok(());
+            }
+            let next = format!(
+                "name another disk, or, if all of it may go: twinlun init --node {0} --force {show}; if it is to be \
+                 the volume's data: twinlun init --node {0} --keep-data",
                 node.name
-            ),
-        )),
+            );
+            Some((holds, next))
+        }
         (ours, _) => ours,
     };
     match found {

@@ -14,6 +14,7 @@ pub mod device;
 pub mod events;
 pub mod failure;
 pub mod identity;
+pub mod import;
 pub mod init;
 pub mod log_file;
 pub mod plan;

@@ -84,6 +84,7 @@ fn target(
     let physical = (config.target.physical_block_size.trailing_zeros() as u8).max(geometry.block_shift);
     let mut unit = LogicalUnit::new(identity, geometry, physical, volatile_cache)
         .map_err(|error| unsuitable(error.to_string()))?;
+    unit.serial_form = config.target.serial_form;
     unit.provisioning = config.target.provisioning;
     unit.read_only = config.target.read_only;
     let port = port(config, node, way, &name);

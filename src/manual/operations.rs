@@ -60,8 +60,45 @@
 //! | `login_timeout` | 15s | from the connection to the end of the login |
 //! | `ping_interval`, `ping_timeout` | 15s, 15s | silence after which an initiator is pinged, and dropped |
 //! | `header_digest`, `data_digest` | any | `required`: CRC32C wherever the initiator offers it; else what it likes best |
+//! | `vendor`, `product`, `revision`, `serial`, `naa` | twinlun's, from the names | who the disk says it is |
+//! | `serial_form` | `plain` | `lio`: pages 80h and 83h write the serial number as LIO does |
 //! | `max_half_open`, `max_half_open_per_address` | 64, 16 | connections that have not logged in |
 //! | `max_sessions`, `max_sessions_per_initiator` | 128, 32 | beyond them a login is answered "out of resources" (0302h) |
+//!
+//! # Taking over a disk from another target
+//!
+//! Initiators do not notice when the name of the target, what INQUIRY says of the disk, its size and its data stay the
+//! same. All of that can come along; `twinlun` changes nothing on the old side, and the way back is open until the first
+//! `promote`.
+//!
+//! **From LIO** (also under Pacemaker, with DRBD below):
+//!
+//! 1. On the node that serves: `targetcli saveconfig /root/lio.json`, `blockdev --getsize64` of the backstore's device.
+//! 2. `twinlun config import lio /root/lio.json --secrets /etc/twinlun > /etc/twinlun/twinlun.toml`: name, serial number,
+//!    NAA, vendor, product and revision as LIO derives them, portals, initiators with their LUN numbers, CHAP. With
+//!    several targets or LUNs, `--target` and `--lun` choose. Read the remarks at its head; add `[replication]`,
+//!    `[arbiter]`, `[agent]` and the nodes (README, "Two servers"). The portal becomes the pair's service address.
+//! 3. `volume.size` is the size that initiators saw, to the byte (`echo $(($(blockdev --getsize64 DEVICE) / 1024))KiB`).
+//! 4. Stop the old target on both nodes, and DRBD: `drbdadm down` (nothing may have the device open).
+//! 5. `twinlun init --keep-data` on the node with the data, plain `init --force DISK` on the other, `up` on both, `twinlun
+//!    promote --seed` on the first. The other node gets a full copy. Were both copies of DRBD UpToDate when it was
+//!    stopped, `init --keep-data --assume-clean` on both saves the copying; then `promote`.
+//!
+//! Identical to LIO, byte for byte: vendor, product and revision, VPD page 80h, and the designators of the logical unit
+//! in page 83h (`serial_form = "lio"`). Others: relative port and target port group numbers, the version descriptors,
+//! limits in page B0h. Persistent reservations do not come along: clusters register again.
+//!
+//! **From tgt or others**: set `iqn`, `vendor`, `product`, `revision` and `serial` in `[target]` to what `sg_inq` and
+//! `sg_vpd -p sn` tell on a client, and `naa` to the designator of type NAA 6h that `sg_vpd -p di` shows.
+//! The T10 designator (tgt's is `IET     00010001`) then differs; Windows, Linux and ESX go by the NAA where there is one.
+//! A disk without NAA 6h is a new disk with the old data to them: set it offline on the client before, and online after.
+//!
+//! **Where the metadata goes.** Data begins at byte 0 of the disk as it did; twinlun's metadata is at the end: 33 MiB for
+//! each TiB and 0.6 MiB. DRBD's internal metadata was there too, and has 32 MiB for each TiB and a peer, so that the
+//! volume does not quite fit: enlarge the logical volume (`lvextend -L +64M`), or give the metadata a device of its own
+//! (`metadata` in `[node.NAME]`). A disk that LIO served without DRBD has no room either. `init --keep-data` refuses a
+//! volume that is smaller than what DRBD, a partition table or a file system on the disk claims, and a disk without
+//! room behind it; it never shrinks anything.
 //!
 //! # What the states mean
 //!

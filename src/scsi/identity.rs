@@ -25,6 +25,16 @@ pub struct DeviceIdentity {
     pub naa: [u8; 16],
 }
 
+/// How VPD pages 80h and 83h write the serial number. An initiator that compares them must find again what it knew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SerialForm {
+    /// The serial number alone; the T10 designator is the vendor and the serial number.
+    #[default]
+    Plain,
+    /// As LIO does: a NUL behind it, and `product:serial` in the T10 designator.
+    Lio,
+}
+
 /// An identity that no INQUIRY can carry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IdentityError {

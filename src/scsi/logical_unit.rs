@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::cdb::{Access, DefectForm};
 use super::data_in::{DataIn, truncate};
-use super::identity::{DeviceIdentity, IdentityError};
+use super::identity::{DeviceIdentity, IdentityError, SerialForm};
 use super::opcodes::Operation;
 use super::sense::SenseData;
 use super::target::{LuIndex, Outcome};
@@ -20,6 +20,7 @@ pub const MAX_TRANSFER_BYTES: u32 = 8 << 20;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogicalUnit {
     pub identity: DeviceIdentity,
+    pub serial_form: SerialForm,
     pub geometry: Geometry,
     /// log2 of the physical block size in bytes, not below the logical one: 12 for 512e and 4Kn.
     pub physical_block_shift: u8,
@@ -64,6 +65,7 @@ impl LogicalUnit {
         assert!((geometry.block_shift..geometry.block_shift + 16).contains(&physical_block_shift));
         Ok(Self {
             identity,
+            serial_form: SerialForm::default(),
             geometry,
             physical_block_shift,
             volatile_cache,

@@ -31,7 +31,7 @@ mod vital_product;
 pub use alua::{Leader, PeerPort, StandIn};
 pub use attention::UnitAttention;
 pub use cdb::{Access, ByteCheck, CDB_BYTES, Command, DefectForm, ModeForm, ModeSense, decode};
-pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, TARGET_NAME_MAX};
+pub use identity::{DeviceIdentity, IdentityError, SERIAL_MAX, SerialForm, TARGET_NAME_MAX};
 pub use logical_unit::{LogicalUnit, MAX_TRANSFER_BYTES, Provisioning};
 pub use lun::{LUN_MAX, LunAddress, REPORT_LUNS_WLUN};
 pub use media::{Action, ActionKind, unmap_descriptor};

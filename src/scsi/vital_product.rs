@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use super::data_in::{DataIn, set_u16_length};
+use super::identity::SerialForm;
 use super::inquiry::Device;
 use super::logical_unit::LogicalUnit;
 use super::media::{
@@ -40,7 +41,12 @@ pub(super) fn vital_product_data(
             }
         }
         (Device::ReportLuns, 0x00) => data_in.extend_from_slice(&WELL_KNOWN_PAGES),
-        (Device::Unit(unit), 0x80) => data_in.extend_from_slice(unit.identity.serial.as_bytes()),
+        (Device::Unit(unit), 0x80) => {
+            data_in.extend_from_slice(unit.identity.serial.as_bytes());
+            if unit.serial_form == SerialForm::Lio {
+                data_in.push(0);
+            }
+        }
         (Device::Unit(unit), 0x83) => {
             unit_designators(unit, data_in);
             port_designators(port, data_in);
@@ -104,8 +110,14 @@ fn designator(association: Association, code_set: u8, kind: u8, parts: &[&[u8]],
 fn unit_designators(unit: &LogicalUnit, data_in: &mut Vec<u8>) {
     let identity = &unit.identity;
     designator(Association::LogicalUnit, BINARY, NAA, &[&identity.naa], data_in);
-    let parts: [&[u8]; 2] = [&identity.vendor, identity.serial.as_bytes()];
-    designator(Association::LogicalUnit, ASCII, T10_VENDOR_ID, &parts, data_in);
+    let serial = identity.serial.as_bytes();
+    let product = identity.product.trim_ascii_end();
+    let lio: [&[u8]; 5] = [&identity.vendor, product, b":", serial, b"\0"];
+    let parts: &[&[u8]] = match unit.serial_form {
+        SerialForm::Plain => &[&identity.vendor, serial],
+        SerialForm::Lio => &lio,
+    };
+    designator(Association::LogicalUnit, ASCII, T10_VENDOR_ID, parts, data_in);
 }
 
 /// The names of the port that the command came through, and of the target device.

@@ -2,10 +2,10 @@
 
 use super::document::{ConfigError, Section};
 use super::units::UnitError;
-use crate::scsi::Provisioning;
+use crate::scsi::{Provisioning, SerialForm};
 
 /// Keys of `[target]` that are read here.
-pub(super) const KEYS: [&str; 4] = ["naa", "provisioning", "read_only", "physical_block_size"];
+pub(super) const KEYS: [&str; 5] = ["naa", "serial_form", "provisioning", "read_only", "physical_block_size"];
 
 /// Physical block size, 512 or 4096; the larger one suits every disk.
 pub(super) fn physical_block_size(section: &Section<'_>) -> Result<u32, ConfigError> {
@@ -23,6 +23,16 @@ pub(super) fn provisioning(section: &Section<'_>) -> Result<Provisioning, Config
         "fixed" => Ok(Provisioning::Fixed),
         "thin" => Ok(Provisioning::Thin),
         _ => Err(UnitError(format!("{text:?} is no provisioning; use \"fixed\" or \"thin\""))),
+    })
+}
+
+/// How the serial number is written; another target's way for a disk that comes from there.
+pub(super) fn serial_form(section: &Section<'_>) -> Result<SerialForm, ConfigError> {
+    let Some(item) = section.get("serial_form") else { return Ok(SerialForm::Plain) };
+    item.parse(|text| match text {
+        "plain" => Ok(SerialForm::Plain),
+        "lio" => Ok(SerialForm::Lio),
+        _ => Err(UnitError(format!("{text:?} is no form of a serial number; use \"plain\" or \"lio\""))),
     })
 }
 

@@ -33,7 +33,7 @@ use units::{UnitError, edit_distance};
 use super::failure::Failure;
 use crate::arbitration::Reads;
 use crate::iscsi::NamePattern;
-use crate::scsi::{Provisioning, SERIAL_MAX};
+use crate::scsi::{Provisioning, SERIAL_MAX, SerialForm};
 use crate::units::{LANES_MAX, NodeId, SHARDS_MAX};
 
 /// Where the file is unless `--config` says otherwise.
@@ -98,6 +98,8 @@ pub struct TargetConfig {
     pub caps: crate::iscsi::Caps,
     /// NAA designator to take over from another target; derived from the names when the file gives none.
     pub naa: Option<[u8; 16]>,
+    /// How VPD pages write the serial number, for a disk that comes from another target.
+    pub serial_form: SerialForm,
     pub provisioning: Provisioning,
     /// Initiators may not write.
     pub read_only: bool,
@@ -329,6 +331,7 @@ fn read_target(root: &Section<'_>) -> Result<TargetConfig, ConfigError> {
         revision: text("revision", 4, "0001".to_owned())?,
         serial: text("serial", SERIAL_MAX, derived_serial(&iqn))?,
         naa: section.get("naa").map(|item| item.parse(look::naa)).transpose()?,
+        serial_form: look::serial_form(&section)?,
         provisioning: look::provisioning(&section)?,
         read_only: section.get("read_only").map_or(Ok(false), |item| item.boolean())?,
         physical_block_size: look::physical_block_size(&section)?,

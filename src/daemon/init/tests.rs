@@ -45,7 +45,13 @@ impl Bench {
 
 fn plan_with(config: &Config, forced: &[&Path], assume_clean: bool) -> Result<Plan, Failure> {
     let forced = forced.iter().map(|path| path.to_path_buf()).collect();
-    plan(config, &config.nodes[0], &InitOptions { forced, assume_clean }, &Kernel::default())
+    let options = InitOptions { forced, assume_clean, keep_data: false };
+    plan(config, &config.nodes[0], &options, &Kernel::default())
+}
+
+fn plan_keeping(config: &Config) -> Result<Plan, Failure> {
+    let options = InitOptions { keep_data: true, ..InitOptions::default() };
+    plan(config, &config.nodes[0], &options, &Kernel::default())
 }
 
 fn stored(path: &Path, external: bool) -> Result<Chosen, SuperblockProblem> {
@@ -179,4 +185,61 @@ fn clean_copies_meet_as_equals() {
     assert_eq!(first.generations, second.generations);
     assert_ne!(first.generations.current, 0);
     assert!(!first.flags.just_created);
+}
+
+/// A disk with a GPT that reaches to `end`, and a pattern in its last sectors.
+fn with_data(bench: &Bench, size: u64, end: u64) -> PathBuf {
+    let disk = bench.image("disk", size);
+    let file = open(&disk).expect("writable");
+    file.write_all_at(b"EFI PART", 512).expect("written");
+    file.write_all_at(&(end / 512 - 1).to_le_bytes(), 544).expect("written");
+    file.write_all_at(&[0xD7; 8192], end - 8192).expect("written");
+    disk
+}
+
+#[test]
+fn data_that_is_kept_is_not_touched() {
+    let bench = Bench::new();
+    let disk = with_data(&bench, 64 << 20, 60 << 20);
+    let before = fs::read(&disk).expect("read");
+    let config = bench.config(true, "size = \"60MiB\"", "");
+    // Not without being told.
+    let refusal = plan_with(&config, &[], false).expect_err("it holds data");
+    assert!(refusal.what.contains("GPT") && refusal.next.contains("--keep-data"), "{refusal}");
+    let plan = plan_keeping(&config).expect("it fits");
+    assert!(plan.kept.as_ref().is_some_and(|kept| kept.contains("GPT")) && plan.overruled.is_empty());
+    assert_eq!(plan.volume_bytes(), 60 << 20);
+    plan.write().expect("written");
+    let after = fs::read(&disk).expect("read");
+    assert!(after[..60 << 20] == before[..60 << 20], "every byte of the data is as it was");
+    assert!(stored(&disk, false).expect("formatted").superblock.flags.just_created);
+    // A volume of ours is not data of somebody's.
+    assert!(plan_keeping(&config).expect_err("formatted").what.contains("vol1"));
+}
+
+#[test]
+fn data_that_would_lose_its_end_is_refused() {
+    let bench = Bench::new();
+    let disk = with_data(&bench, 64 << 20, 64 << 20);
+    let before = fs::read(&disk).expect("read");
+    let refused =
+        |volume: &str, node: &str| plan_keeping(&bench.config(true, volume, node)).expect_err("refused");
+    // The size must be said.
+    let unsaid = refused("", "");
+    assert_eq!(unsaid.kind, crate::daemon::failure::FailureKind::Refused);
+    assert!(unsaid.next.contains("volume.size = \"65536KiB\""), "{unsaid}");
+    // Smaller than the data.
+    let small = refused("size = \"48MiB\"", "");
+    assert!(small.what.contains("its end would be lost") && small.next.contains("\"65536KiB\""), "{small}");
+    // No room behind it: not a word of making the volume smaller.
+    let full = refused("size = \"64MiB\"", "");
+    assert!(full.what.contains("there is room for"), "{full}");
+    assert!(full.next.contains("lvextend") && full.next.contains("metadata ="), "{full}");
+    assert!(!full.next.contains("volume.size"), "{full}");
+    assert!(fs::read(&disk).expect("read") == before);
+    // Metadata elsewhere leaves all of the disk to the data.
+    let meta = bench.image("meta", 4 << 20);
+    let config = bench.config(true, "size = \"64MiB\"", &format!("metadata = {meta:?}"));
+    plan_keeping(&config).expect("it fits").write().expect("written");
+    assert!(fs::read(&disk).expect("read") == before);
 }

@@ -4,6 +4,7 @@
 //! an exclusive claim, a lock); does it carry anybody's signature. A device in use is refused always; a signature can
 //! be overruled by naming the device again. Absent on purpose: wiping. Forcing overwrites only what the metadata needs.
 
+mod claimed;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{major, minor};
 
 use super::failure::Failure;
+pub use claimed::Claimed;
 pub use signature::{Ends, Found, Owner};
 
 /// A device number as sysfs writes it, `8:16`.
