@@ -2,7 +2,8 @@
 //! timers, resets. Used by the fuzz targets and, with seeded random bytes, by `tests/fuzz.rs`.
 //!
 //! What must hold whatever comes in: no panic; never more buffers than the session's limits; never more bytes queued
-//! for one input than a bound; every PDU whole, with a StatSN that fits; and at the end nothing is kept.
+//! for one input than a bound; every PDU whole, with a StatSN that fits; no byte sent of a buffer that nobody filled;
+//! and at the end nothing is kept.
 
 #![allow(dead_code, reason = "each program uses its entry point")]
 
@@ -28,6 +29,9 @@ use twinlun::wire::{Demand, crc32c};
 pub const TARGET: &str = "iqn.2026-11.example:vol1";
 const SECRET: &[u8] = b"0123456789ab";
 const BLOCKS: u64 = 16 * 1024;
+/// What a buffer holds that nobody has written to, and what the disk holds.
+const STALE: u8 = 0xEE;
+const ON_DISK: u8 = 0x11;
 /// Most bytes that one input may queue to be sent: an echo of the largest ping, or a READ's data, and the odd header.
 const QUEUED_MAX: usize = 4 << 20;
 
@@ -35,6 +39,10 @@ const QUEUED_MAX: usize = 4 << 20;
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     pub fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
@@ -70,7 +78,7 @@ impl Pool for Buffers {
             return None;
         }
         self.next += 1;
-        self.taken.insert(self.next, vec![0xEE; len]);
+        self.taken.insert(self.next, vec![STALE; len]);
         Some(BufId(self.next))
     }
 }
@@ -359,7 +367,11 @@ impl World {
             SendData::Inline { start, len } => assert!((start + len) as usize <= bytes.len()),
             SendData::Buf(slice, len) => {
                 let buffer = &self.pool.taken[&slice.buf.0];
-                assert!((slice.offset + len) as usize <= buffer.len());
+                let bytes = &buffer[slice.offset as usize..(slice.offset + len) as usize];
+                assert!(
+                    header[0] != 0x25 || !bytes.contains(&STALE),
+                    "Data-In of a buffer that nobody filled"
+                );
             }
         }
         let with_status = match header[0] {
@@ -387,9 +399,13 @@ impl World {
             _ => {}
         }
         if let Some(slice) = request.buf {
-            let buffer = &self.pool.taken[&slice.buf.0];
-            let len = request.range.count as usize * 512;
-            assert!(slice.offset as usize + len <= buffer.len(), "inside the buffer");
+            let buffer = self.pool.taken.get_mut(&slice.buf.0).expect("a buffer that is not free");
+            let at = slice.offset as usize;
+            let bytes =
+                buffer.get_mut(at..at + request.range.count as usize * 512).expect("inside the buffer");
+            if request.op == BlockOp::Read {
+                bytes.fill(if status == BlockStatus::Good { ON_DISK } else { STALE });
+            }
         }
         if request.op != BlockOp::Flush {
             assert!(request.range.start.0 + u64::from(request.range.count) <= BLOCKS, "inside the volume");
@@ -536,7 +552,7 @@ impl World {
 
 /// Whatever bytes, before or after a login, cut anywhere.
 pub fn stream(data: &[u8]) {
-    let mut choices = Choices(data);
+    let mut choices = Choices::new(data);
     let mut world = match choices.byte() % 3 {
         0 => World::new(false),
         1 => World::logged_in(""),
@@ -566,7 +582,7 @@ pub fn stream(data: &[u8]) {
 /// Headers that make enough sense to get far, with additional segments, data, digests and everything that happens
 /// beside them.
 pub fn headers(data: &[u8]) {
-    let mut choices = Choices(data);
+    let mut choices = Choices::new(data);
     let keys = match choices.byte() % 4 {
         0 => "HeaderDigest=CRC32C\0DataDigest=CRC32C\0InitialR2T=No\0MaxBurstLength=65536\0",
         1 => "DataDigest=CRC32C\0InitialR2T=No\0MaxRecvDataSegmentLength=4096\0",
@@ -634,7 +650,7 @@ pub fn headers(data: &[u8]) {
 
 /// Login Requests with whatever text, one after another, cut and continued.
 pub fn login(data: &[u8]) {
-    let mut choices = Choices(data);
+    let mut choices = Choices::new(data);
     let mut world = World::new(choices.byte() % 4 == 0);
     while !choices.is_empty() && !world.closed {
         let mut bhs = [0; 48];
@@ -654,7 +670,7 @@ pub fn login(data: &[u8]) {
 
 /// CHAP's keys: the fuzzer chooses the values.
 pub fn chap(data: &[u8]) {
-    let mut choices = Choices(data);
+    let mut choices = Choices::new(data);
     let mut world = World::new(true);
     let mut bhs = [0; 48];
     (bhs[0], bhs[1]) = (0x43, 0x00);
@@ -686,7 +702,7 @@ pub fn chap(data: &[u8]) {
 
 /// CDBs, with allocation and EDTL of the fuzzer's choice.
 pub fn cdb(data: &[u8]) {
-    let mut choices = Choices(data);
+    let mut choices = Choices::new(data);
     let mut world = World::logged_in("MaxRecvDataSegmentLength=65536\0");
     while !choices.is_empty() && !world.closed {
         let mut bhs = [0; 48];
@@ -777,7 +793,7 @@ pub fn reservations(data: &[u8]) {
 
 /// Parameter lists of every command that has one.
 pub fn parameters(data: &[u8]) {
-    let mut choices = Choices(data);
+    let mut choices = Choices::new(data);
     let mut world = World::logged_in("");
     while !choices.is_empty() && !world.closed {
         let mut bhs = [0; 48];

@@ -353,3 +353,45 @@ fn a_peer_with_another_secret_is_refused_and_named() {
         node.engine.stop();
     }
 }
+
+/// Strangers at the replication port: more than may shake hands at one time, silent, dribbling, and coming again.
+#[test]
+fn a_thousand_strangers_at_the_replication_port_keep_nobody_out() {
+    use std::io::Write;
+    use std::net::TcpStream;
+    let disks = fresh_disks();
+    let arbiter = Arbiter::default();
+    let plans = links();
+    let listener = plans[1].local;
+    let mut b = Node::start(&disks[1], 1, plans[1].clone(), &arbiter);
+    let mut strangers = Vec::new();
+    let come = |strangers: &mut Vec<TcpStream>, number: usize| {
+        for _ in 0..number {
+            strangers.extend(TcpStream::connect(listener));
+        }
+        for stream in strangers.iter_mut() {
+            // Those that were turned away cannot be written to.
+            let _ = stream.write(b"T");
+        }
+    };
+    until(&mut [&mut b], "the port", |_| TcpStream::connect(listener).is_ok());
+    come(&mut strangers, 300);
+    // The peer comes last, and is let in.
+    let mut a = Node::start(&disks[0], 1, plans[0].clone(), &arbiter);
+    let ticket = a.order(OperatorCommand::Promote { seed: true, i_have_fenced: None });
+    until(&mut [&mut a, &mut b], "the first promotion", |nodes| nodes[0].answered(ticket));
+    until(&mut [&mut a, &mut b], "the first resync", both_up_to_date);
+    until(&mut [&mut a, &mut b], "the portal", |nodes| nodes[0].portal.is_some());
+    let mut host = initiator(&a, 1);
+    for number in 0..7u64 {
+        come(&mut strangers, 100);
+        for block in 0..8 {
+            host.write(block * 1031, &pattern(number, 4096));
+            assert!(host.read(block * 1031, 4096) == pattern(number, 4096));
+        }
+        until(&mut [&mut a, &mut b], "both in sync as before", both_up_to_date);
+    }
+    drop((host, strangers));
+    a.engine.stop();
+    b.engine.stop();
+}

@@ -1,7 +1,12 @@
-//! The fuzz targets of `fuzz/` with seeded random input: the same every time, bounded, on any toolchain.
+//! The fuzz targets of `fuzz/` with seeded random input, and with what coverage-guided fuzzing (`scripts/fuzz`) found
+//! worth keeping: the same every time, bounded, on any toolchain.
 
 #[path = "../fuzz/harness.rs"]
 mod harness;
+#[path = "../fuzz/peer.rs"]
+mod peer;
+
+use std::path::Path;
 
 /// SplitMix64.
 struct Numbers(u64);
@@ -37,34 +42,82 @@ fn run(entry: fn(&[u8]), rounds: u64) {
     }
 }
 
+/// What is kept in `fuzz/corpus`: one base64 line for each input.
+fn replay(target: &str, entry: fn(&[u8])) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(format!("{target}.txt"));
+    let lines = std::fs::read_to_string(&path).expect("the kept corpus");
+    assert!(lines.lines().count() > 10, "{}", path.display());
+    for (number, line) in lines.lines().enumerate() {
+        let bytes = data_encoding::BASE64.decode(line.as_bytes()).expect("base64");
+        let outcome = std::panic::catch_unwind(|| entry(&bytes));
+        assert!(outcome.is_ok(), "line {} of {}", number + 1, path.display());
+    }
+}
+
 #[test]
 fn stream() {
     run(harness::stream, 2500);
+    replay("stream", harness::stream);
 }
 
 #[test]
 fn headers() {
     run(harness::headers, 2500);
+    replay("headers", harness::headers);
 }
 
 #[test]
 fn login() {
     run(harness::login, 2500);
+    replay("login", harness::login);
 }
 
 #[test]
 fn chap() {
     run(harness::chap, 2500);
+    replay("chap", harness::chap);
 }
 
 #[test]
 fn cdb() {
     run(harness::cdb, 2500);
+    replay("cdb", harness::cdb);
 }
 
 #[test]
 fn parameters() {
     run(harness::parameters, 2500);
+    replay("parameters", harness::parameters);
+}
+
+#[test]
+fn link() {
+    run(peer::link, 1000);
+    replay("link", peer::link);
+}
+
+#[test]
+fn agent() {
+    run(peer::agent, 1000);
+    replay("agent", peer::agent);
+}
+
+#[test]
+fn control() {
+    run(peer::control, 1000);
+    replay("control", peer::control);
+}
+
+#[test]
+fn files() {
+    run(peer::files, 1000);
+    replay("files", peer::files);
+}
+
+#[test]
+fn pages() {
+    run(peer::pages, 1000);
+    replay("pages", peer::pages);
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Offer {
     pub first_burst: u32,
     pub max_burst: u32,
     pub max_recv: u32,
+    /// CRC32C over headers and data.
+    pub digests: bool,
     /// For the connection and for each answer of the login.
     pub timeout: Duration,
 }
@@ -38,6 +40,8 @@ pub struct Agreed {
     pub send_limit: u32,
     /// MaxRecvDataSegmentLength that this initiator declared.
     pub recv_limit: u32,
+    /// CRC32C follows every header and every data segment.
+    pub digests: bool,
 }
 
 /// A connection in the full feature phase, and the numbers it begins with.
@@ -55,9 +59,10 @@ pub struct LoggedIn {
 /// Connects and logs in to a normal session.
 pub fn normal(address: SocketAddr, offer: &Offer) -> Result<LoggedIn, Error> {
     let yes_no = |yes| if yes { "Yes" } else { "No" };
+    let digest = if offer.digests { "CRC32C" } else { "None" };
     let operational = [
-        ("HeaderDigest", "None".to_string()),
-        ("DataDigest", "None".to_string()),
+        ("HeaderDigest", digest.to_string()),
+        ("DataDigest", digest.to_string()),
         ("ErrorRecoveryLevel", "0".to_string()),
         ("InitialR2T", yes_no(offer.initial_r2t).to_string()),
         ("ImmediateData", yes_no(offer.immediate_data).to_string()),
@@ -249,8 +254,10 @@ fn agree(offer: &Offer, answers: &[(String, String)], offered: &[&str]) -> Resul
         max_burst: 262_144,
         send_limit: 8_192,
         recv_limit: offer.max_recv,
+        digests: false,
     };
     let mut irrelevant = Vec::new();
+    let mut digests = 0;
     for (key, value) in answers {
         if value == "Irrelevant" {
             irrelevant.push(key);
@@ -267,6 +274,10 @@ fn agree(offer: &Offer, answers: &[(String, String)], offered: &[&str]) -> Resul
             "FirstBurstLength" => agreed.first_burst = length(key, value, offer.first_burst)?,
             "MaxBurstLength" => agreed.max_burst = length(key, value, offer.max_burst)?,
             "MaxRecvDataSegmentLength" => agreed.send_limit = length(key, value, 0x00ff_ffff)?,
+            "HeaderDigest" | "DataDigest" if offer.digests && value == "CRC32C" => digests += 1,
+            "HeaderDigest" | "DataDigest" if offer.digests => {
+                return Err(Error::Protocol(format!("{key}={value}, and only CRC32C was offered")));
+            }
             "HeaderDigest" | "DataDigest" | "AuthMethod" if value != "None" => {
                 return Err(Error::Protocol(format!("{key}={value} was not offered")));
             }
@@ -278,6 +289,7 @@ fn agree(offer: &Offer, answers: &[(String, String)], offered: &[&str]) -> Resul
     if let Some(key) = irrelevant.into_iter().find(|key| *key != "FirstBurstLength" || !no_unsolicited) {
         return Err(Error::Protocol(format!("{key}=Irrelevant, which it is not")));
     }
+    agreed.digests = digests == 2;
     if agreed.first_burst > agreed.max_burst {
         return Err(Error::Protocol("FirstBurstLength exceeds MaxBurstLength".into()));
     }

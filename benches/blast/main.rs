@@ -12,7 +12,7 @@
 //! Every command prints one JSON line on stdout. Exit status: 0 all well, 1 the target did wrong, 2 usage,
 //! 3 the target could not be reached.
 //!
-//! Absent: digests, error recovery above level 0, more than one connection in a session, authentication.
+//! Absent: error recovery above level 0, more than one connection in a session, authentication.
 
 mod check;
 mod cpu;
@@ -90,6 +90,9 @@ pub struct TargetArgs {
     /// Own MaxRecvDataSegmentLength in bytes
     #[arg(long, default_value_t = 262_144)]
     max_recv: u32,
+    /// Offer CRC32C alone as header and data digest
+    #[arg(long)]
+    digests: bool,
 }
 
 impl TargetArgs {
@@ -115,6 +118,7 @@ impl TargetArgs {
             first_burst: self.first_burst.min(self.max_burst),
             max_burst: self.max_burst,
             max_recv: self.max_recv,
+            digests: self.digests,
             timeout: Duration::from_secs(5),
         }
     }

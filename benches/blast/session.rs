@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crc32c::{crc32c, crc32c_append};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, SockaddrStorage, recv, sendmsg};
@@ -53,6 +54,16 @@ struct Incoming {
     pad_left: usize,
     /// The data segment, unless it is a Data-In's.
     data: Vec<u8>,
+    /// CRC32C of what came of data and padding.
+    crc: u32,
+}
+
+/// Digests are sent with the least significant byte first (RFC 7143 §13.1).
+fn check_digest(what: &str, computed: u32, digest: [u8; 4]) -> Result<(), Error> {
+    match u32::from_le_bytes(digest) {
+        sent if sent == computed => Ok(()),
+        sent => Err(Error::Protocol(format!("a {what} digest of {sent:08x}, not {computed:08x}"))),
+    }
 }
 
 pub struct Session {
@@ -73,7 +84,7 @@ pub struct Session {
     /// Bytes of the first piece that are sent already.
     sent: usize,
     input: Vec<u8>,
-    /// Received bytes in `input` that are not used up: always less than one header.
+    /// Received bytes in `input` that are not used up: always less than one header and its digest.
     held: usize,
     incoming: Option<Incoming>,
     receive_timeout: Option<Duration>,
@@ -145,7 +156,7 @@ impl Session {
             Some(bytes) => self.send_unsolicited(&mut task, header, bytes),
             None => {
                 header[1] |= pdu::FINAL;
-                self.pieces.push_back(Piece::Header(header));
+                self.push_header(header);
             }
         }
         self.tasks[slot] = Some(task);
@@ -169,7 +180,7 @@ impl Session {
             header[1] |= pdu::FINAL;
         }
         pdu::set_data_length(&mut header, immediate);
-        self.pieces.push_back(Piece::Header(header));
+        self.push_header(header);
         self.push_data(&bytes, 0, immediate);
         task.solicited = unsolicited as u32;
         self.send_data_out(task.tag, pdu::NO_TAG, &bytes, immediate..unsolicited);
@@ -190,9 +201,20 @@ impl Session {
             let mut header =
                 pdu::data_out(self.lun, tag, transfer_tag, data_sn as u32, start as u32, end - start, last);
             put32(&mut header, 28, self.exp_stat_sn);
-            self.pieces.push_back(Piece::Header(header));
+            self.push_header(header);
             self.push_data(bytes, start, end);
         }
+    }
+
+    fn push_header(&mut self, header: Header) {
+        self.pieces.push_back(Piece::Header(header));
+        if self.agreed.digests {
+            self.push_digest(crc32c(&header));
+        }
+    }
+
+    fn push_digest(&mut self, crc: u32) {
+        self.pieces.push_back(Piece::Data { bytes: Rc::from(crc.to_le_bytes()), start: 0, end: 4 });
     }
 
     fn push_data(&mut self, bytes: &Rc<[u8]>, start: usize, end: usize) {
@@ -203,6 +225,9 @@ impl Session {
         if pad > 0 {
             self.pieces.push_back(Piece::Data { bytes: Rc::from([0u8; 4]), start: 0, end: pad });
         }
+        if self.agreed.digests && end > start {
+            self.push_digest(crc32c_append(crc32c(&bytes[start..end]), &[0; 4][..pad]));
+        }
     }
 
     /// Queues a PDU that is not a SCSI command, with the sequence numbers filled in. An immediate one (bit 40h of
@@ -212,7 +237,7 @@ impl Session {
         let cmd_sn = if immediate { self.cmd_sn } else { self.take_cmd_sn() };
         put32(&mut header, 24, cmd_sn);
         put32(&mut header, 28, self.exp_stat_sn);
-        self.pieces.push_back(Piece::Header(header));
+        self.push_header(header);
         self.push_data(&Rc::from(data), 0, data.len());
     }
 
@@ -316,6 +341,11 @@ impl Session {
         loop {
             let Some(mut incoming) = self.incoming.take() else {
                 let Some(header) = bytes[at..].first_chunk::<48>() else { return Ok(at) };
+                if self.agreed.digests {
+                    let Some(digest) = bytes[at + 48..].first_chunk::<4>() else { return Ok(at) };
+                    check_digest("header", crc32c(header), *digest)?;
+                    at += 4;
+                }
                 at += 48;
                 self.incoming = Some(self.on_header(*header)?);
                 continue;
@@ -325,6 +355,10 @@ impl Session {
             incoming.data_left -= data;
             at += data;
             let pad = incoming.pad_left.min(bytes.len() - at);
+            let taken = if incoming.data_left == 0 { data + pad } else { data };
+            if self.agreed.digests {
+                incoming.crc = crc32c_append(incoming.crc, &bytes[at - data..at - data + taken]);
+            }
             if incoming.data_left == 0 {
                 incoming.pad_left -= pad;
                 at += pad;
@@ -332,6 +366,14 @@ impl Session {
             if incoming.data_left > 0 || incoming.pad_left > 0 {
                 self.incoming = Some(incoming);
                 return Ok(at);
+            }
+            if self.agreed.digests && pdu::data_length(&incoming.header) > 0 {
+                let Some(digest) = bytes[at..].first_chunk::<4>() else {
+                    self.incoming = Some(incoming);
+                    return Ok(at);
+                };
+                check_digest("data", incoming.crc, *digest)?;
+                at += 4;
             }
             self.on_pdu(incoming, answers)?;
         }
@@ -348,7 +390,7 @@ impl Session {
             let max_burst = self.agreed.max_burst;
             self.task(&header)?.on_data_in(&header, max_burst).map_err(Error::Protocol)?;
         }
-        Ok(Incoming { header, data_left: length, pad_left: pdu::padding(length), data: Vec::new() })
+        Ok(Incoming { header, data_left: length, pad_left: pdu::padding(length), data: Vec::new(), crc: 0 })
     }
 
     fn on_data(&mut self, incoming: &mut Incoming, bytes: &[u8]) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::message::{
     Body, CLIENTS_IN_ONE, ClientConnection, DATAGRAM_MAX, Datagram, EngineReport, Header, Key, Malformed,
@@ -21,6 +21,11 @@ use crate::units::NodeId;
 const BIND_PAUSE: Duration = Duration::from_millis(500);
 /// The list of connections goes out with every so many heartbeats.
 const CLIENTS_EVERY: u64 = 5;
+
+/// What was heard and waits for the agent. More is not news but somebody's doing, and is lost like on a bad network.
+pub const HEARD_MAX: usize = 256;
+/// Pause between reports of datagrams that are not to be believed, on each network.
+const MALFORMED_PAUSE: Duration = Duration::from_secs(1);
 
 /// One network: this node's address and the peer's.
 #[derive(Clone, Copy, Debug)]
@@ -204,6 +209,7 @@ fn listen(number: usize, network: Network, socket: &OnceLock<UdpSocket>, key: &K
     let socket = socket.get_or_init(|| bound);
     // One more than the longest, so that a longer one is not taken for a shorter one.
     let mut bytes = [0; DATAGRAM_MAX + 1];
+    let mut complained: Option<Instant> = None;
     loop {
         let (length, from) = match socket.recv_from(&mut bytes) {
             Ok(received) => received,
@@ -219,9 +225,13 @@ fn listen(number: usize, network: Network, socket: &OnceLock<UdpSocket>, key: &K
         let news = match Datagram::decode(&bytes[..length], key) {
             Ok(datagram) if usize::from(datagram.header.network) == number => Heard::Datagram(datagram),
             Ok(_) => continue,
-            Err(why) => Heard::Malformed { network: number, why },
+            Err(_) if complained.is_some_and(|at| at.elapsed() < MALFORMED_PAUSE) => continue,
+            Err(why) => {
+                complained = Some(Instant::now());
+                Heard::Malformed { network: number, why }
+            }
         };
-        if heard.send(news).is_err() {
+        if let Err(TrySendError::Disconnected(_)) = heard.try_send(news) {
             return;
         }
     }
@@ -292,5 +302,45 @@ mod tests {
         UdpSocket::bind("127.0.0.1:0").and_then(|it| it.send_to(b"TLHB forged", one)).expect("sent");
         let odd = hear_one.iter().find(|heard| !matches!(heard, Heard::Datagram(_)));
         assert!(matches!(odd, Some(Heard::Malformed { network: 0, .. })), "{odd:?}");
+    }
+
+    #[test]
+    fn a_flood_of_forged_datagrams_hides_nobody_and_fills_nothing() {
+        let free = || UdpSocket::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+        let (one, two) = (free(), free());
+        let speaker = |node: u8, local, peer| Speaker {
+            node: NodeId(node),
+            incarnation: u64::from(node) + 1,
+            key: Key::new(b"a secret of enough bytes", "v"),
+            networks: vec![Network { local, peer }],
+            every: Duration::from_millis(5),
+        };
+        let (heard, hear) = bounded(HEARD_MAX);
+        let (heard_two, _hear_two) = bounded(HEARD_MAX);
+        let _first = Voice::start(speaker(0, one, two), report(), heard).expect("threads");
+        let _second = Voice::start(speaker(1, two, one), report(), heard_two).expect("threads");
+        let flood = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let forged = [b"TLHB\x01".as_slice(), &[7; 200]].concat();
+        // Authentic ones come through; of the others one is told in a while.
+        let (mut authentic, mut refused) = (0, 0);
+        let began = Instant::now();
+        while authentic < 5 {
+            for _ in 0..100 {
+                let _ = flood.send_to(&forged, one);
+            }
+            for heard in hear.try_iter() {
+                match heard {
+                    Heard::Datagram(datagram) => authentic += usize::from(datagram.header.node == NodeId(1)),
+                    _ => refused += 1,
+                }
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "the peer is not heard any more");
+        }
+        assert!(refused <= 1 + began.elapsed().as_secs() as usize, "{refused} reports");
+        // Nobody listens to what is heard: it does not grow.
+        while began.elapsed() < Duration::from_secs(60) && hear.len() < HEARD_MAX {
+            let _ = flood.send_to(&forged, one);
+        }
+        assert_eq!(hear.len(), HEARD_MAX);
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as WallInstant};
 
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 
@@ -12,7 +12,7 @@ use super::addresses::{self, Keeping, Order, Told};
 use super::decision::Core;
 use super::effect::{Ask, Effect, Note, Outbox, Own, Policy, Reason, Standing, Timing};
 use super::engine::{self, Errand, News};
-use super::heartbeat::{Heard, Network, Speaker, Voice};
+use super::heartbeat::{HEARD_MAX, Heard, Network, Speaker, Voice};
 use super::interface;
 use super::message::{Key, Malformed};
 use crate::daemon::api::{AddressStatus, AgentStatus, Answer, NetworkStatus, Request, SCHEMA};
@@ -215,7 +215,7 @@ impl Agent {
         // The configuration has refused an arbiter that cannot decide.
         let core = Core::new(node.id, timing, true, incarnation, networks.len(), began)
             .with_policy(policy(config, agent, node, &networks));
-        let (heard_tell, heard) = unbounded();
+        let (heard_tell, heard) = bounded(HEARD_MAX);
         let speaker = Speaker {
             node: node.id,
             incarnation,
@@ -277,7 +277,9 @@ impl Agent {
             if time.since(self.turned) > TURN_MAX + self.timing.takeover_after / 2 {
                 self.core.on_gap(time, &mut self.out);
             }
-            while let Ok(heard) = self.heard.try_recv() {
+            // No more than waits now: whoever floods the port must not keep the rest of the turn from happening.
+            for _ in 0..HEARD_MAX {
+                let Ok(heard) = self.heard.try_recv() else { break };
                 self.on_heard(heard);
             }
             self.on_input(input);

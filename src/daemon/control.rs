@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::stat::{Mode, umask};
 
 use super::api::{Answer, REQUEST_MAX, Request, RequestLine, SCHEMA};
 use super::events::EventLog;
@@ -82,8 +82,11 @@ impl ControlSocket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(path).map_err(cannot)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(cannot)?;
+        // Not first made and then closed to others: a connection made in between would stay.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(cannot)?;
         let (calls, incoming) = bounded(CALLS_MAX);
         let desk = Arc::new(Desk {
             calls,
@@ -182,7 +185,8 @@ fn serve(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
     }
 }
 
-fn read_request(line: &[u8]) -> Result<Request, Failure> {
+/// What a line of a client asks for.
+pub fn read_request(line: &[u8]) -> Result<Request, Failure> {
     let next = "use the twinlun of the same release as the daemon";
     let read: RequestLine = serde_json::from_slice(line)
         .map_err(|error| Failure::usage(format!("the daemon does not know this request: {error}"), next))?;
@@ -257,6 +261,8 @@ fn send(out: &mut impl Write, answer: Answer) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::daemon::api::AnswerLine;
     use crate::daemon::events::Weight;
@@ -304,6 +310,44 @@ mod tests {
         assert!(matches!(client.hear(), Answer::Failure(failure) if failure.what.contains("longer")));
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn clients_that_say_nothing_and_clients_that_are_too_many_disturb_nobody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.sock");
+        let (_socket, calls) = ControlSocket::open(&path, EventLog::new("a")).expect("bound");
+        // Like the agent's: it was there before.
+        let mut honest = Client::open(&path);
+        let ask = |honest: &mut Client| {
+            honest.say(r#"{"schema":1,"request":{"verb":"status"}}"#);
+            calls.recv().expect("a call").answer(Answer::Done("here".into()));
+            assert_eq!(honest.hear(), Answer::Done("here".into()));
+        };
+        ask(&mut honest);
+        let mut idle: Vec<_> = (1..CLIENTS_MAX).map(|_| Client::open(&path)).collect();
+        for client in &mut idle {
+            client.0.get_mut().write_all(b"{\"schema\":").expect("sent");
+        }
+        // Those beyond are told, and closed.
+        for _ in 0..3 * CLIENTS_MAX {
+            let mut client = Client::open(&path);
+            assert!(matches!(client.hear(), Answer::Failure(failure) if failure.what.contains("already")));
+            ask(&mut honest);
+        }
+        // One place is free again when one of them goes.
+        drop(idle.pop());
+        let began = Instant::now();
+        loop {
+            // Turned away, it may find the door shut before it has spoken.
+            let mut client = Client::open(&path);
+            let _ = writeln!(client.0.get_mut(), "hello");
+            let mut line = String::new();
+            if client.0.read_line(&mut line).is_ok() && line.contains("does not know") {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "nobody is let in any more");
+        }
     }
 
     #[test]

@@ -241,7 +241,7 @@ impl Establish {
             Ok(fd) => {
                 self.arm_accept(plumbing);
                 // Whoever comes while no session may be made is closed at once and comes again.
-                if self.allowed && self.links.len() < PENDING_MAX {
+                if self.allowed && self.makes_room(plumbing) {
                     if let Err(error) = self.welcome(fd, plumbing) {
                         log::warn!("a connection from the peer could not be taken: {error}");
                     }
@@ -253,6 +253,18 @@ impl Establish {
                 self.retry = Some(plumbing.now + RETRY_PAUSE);
             }
         }
+    }
+
+    /// Is there room for one more? Those that shake hands for ever must not keep the peer out: the one that came first
+    /// goes, for the peer needs less time than it takes others to come in such numbers.
+    fn makes_room(&mut self, plumbing: &mut Plumbing) -> bool {
+        let shaking = || self.links.iter().filter(|(_, link)| matches!(link.state, State::Shaking(_)));
+        if shaking().count() >= PENDING_MAX {
+            let first = shaking().min_by_key(|(_, link)| link.until).map(|(key, _)| key);
+            self.end(first.expect("there are some"), plumbing);
+        }
+        // Ended ones stay until the ring has done with them.
+        self.links.len() < 2 * PENDING_MAX
     }
 
     fn welcome(&mut self, fd: OwnedFd, plumbing: &mut Plumbing) -> std::io::Result<()> {
@@ -602,6 +614,9 @@ impl Establish {
         self.end(key, plumbing);
         if made_session && self.session.is_some() {
             self.lose_session(&why, plumbing);
+        } else if self.session.is_some() {
+            // A stranger, while the peer is here: no trouble of the operator's.
+            log::debug!("{why}");
         } else {
             self.tell(why);
             self.try_again(plumbing);

@@ -5,9 +5,11 @@
 //! - [`failover`]: who may serve, and why two nodes never do.
 //! - [`invariants`]: what must never be untrue, by name (D1–D7, S1–S4, Q1–Q2).
 //! - [`operations`]: setting up a pair, watching it, and what to do when something broke.
+//! - [`threats`]: who can reach what, and which faults of others are looked for here.
 
 pub mod disk_format;
 pub mod failover;
 pub mod invariants;
 pub mod link_protocol;
 pub mod operations;
+pub mod threats;

@@ -73,8 +73,8 @@
 //!
 //! **From LIO** (also under Pacemaker, with DRBD below):
 //!
-//! 1. On the node that serves: `targetcli saveconfig /root/lio.json`, `blockdev --getsize64` of the backstore's device.
-//! 2. `twinlun config import lio /root/lio.json --secrets /etc/twinlun > /etc/twinlun/twinlun.toml`: name, serial number,
+//! 1. On the node that serves: `targetcli saveconfig lio.json`, `blockdev --getsize64` of the backstore's device.
+//! 2. `twinlun config import lio lio.json --secrets /etc/twinlun > /etc/twinlun/twinlun.toml`: name, serial number,
 //!    NAA, vendor, product and revision as LIO derives them, portals, initiators with their LUN numbers, CHAP. With
 //!    several targets or LUNs, `--target` and `--lun` choose. Read the remarks at its head; add `[replication]`,
 //!    `[arbiter]`, `[agent]` and the nodes (README, "Two servers"). The portal becomes the pair's service address.

@@ -7,7 +7,7 @@ use super::*;
 use crate::daemon::config::Config;
 use crate::daemon::{identity, plan};
 use crate::iscsi::TargetConfig;
-use crate::scsi::{CDB_BYTES, Nexus, Outcome};
+use crate::scsi::{CDB_BYTES, InitiatorPort, Nexus, Outcome};
 use crate::storage::{DiskFlags, Generations, Layout, Superblock};
 use crate::units::NodeId;
 
@@ -53,11 +53,12 @@ fn target(mut config: Config) -> Arc<TargetConfig> {
         boot_id: [2; 16],
         identity: identity::scsi_identity(&config),
     };
-    plan::target(&config, &config.nodes[0], &superblock, false).expect("it can be shown")
+    plan::targets(&config, &config.nodes[0], &superblock, false).expect("it can be shown").0
 }
 
 fn inquiry(target: &TargetConfig, page: Option<u8>) -> Vec<u8> {
-    let mut nexus = Nexus::new(&target.scsi);
+    let initiator = InitiatorPort { name: "iqn.a".into(), isid: Some([0x80, 0, 0, 0, 0, 1]) };
+    let mut nexus = Nexus::new(&target.scsi, initiator, Arc::default());
     let mut cdb = [0; CDB_BYTES];
     (cdb[0], cdb[1], cdb[2], cdb[3]) = (0x12, u8::from(page.is_some()), page.unwrap_or(0), 2);
     let mut data = Vec::new();
