@@ -84,6 +84,8 @@ impl Clock {
 pub struct Machine {
     pub parts: Vec<Part>,
     pub coordinator: Coordinator,
+    /// The posture that the coordinator's effects have come to: it may be ahead of them.
+    pub told: Posture,
     /// What each shard judges commands by.
     pub units: Vec<UnitState>,
     pub buffers: Buffers,
@@ -339,6 +341,7 @@ impl World {
         let state = unit.as_ref().map_or_else(UnitState::empty, |copy| copy.state.clone());
         this.machine = Some(Machine {
             coordinator: Coordinator::new(config, superblock, unit),
+            told: Posture::START,
             units: vec![state; parts.len()],
             buffers,
             serving: false,
@@ -618,6 +621,7 @@ impl World {
         let machine = self.nodes[node].machine.as_mut().expect("a running node");
         match effect {
             ControlEffect::Posture(posture) => {
+                machine.told = posture;
                 let begins = posture.answers() && !machine.leads;
                 machine.leads = posture.answers() || machine.leads && posture.service == Service::Held;
                 if begins {
@@ -634,10 +638,7 @@ impl World {
                     self.mesh(node, 0, shard, Mesh::Lease(lease));
                 }
             }
-            ControlEffect::SendControl { session, message } => {
-                self.check_unit_message(node, &message)?;
-                self.send_control(node, session, message);
-            }
+            ControlEffect::SendControl { session, message } => return self.say(node, session, message),
             ControlEffect::DropSession { session, reason } => {
                 self.log(|| format!("node {node}: drops {session:?}: {reason:?}"));
                 self.drop_session(node, session);

@@ -14,7 +14,7 @@ use crate::arbitration::Record;
 use crate::block::{UnitAnswer, UnitChange, UnitCompletion, UnitState, UnitVersion};
 use crate::replication::control::{Control, ForwardedChange};
 use crate::storage::{PAGE_BYTES, UNIT_STATE_BYTES, UNIT_STATE_PAGES, UnitCopies, UnitCopy};
-use crate::units::{RequestId, ShardId};
+use crate::units::{RequestId, SessionId, ShardId};
 use crate::volume::effect::OpId;
 
 use super::disk::{Job, Owner};
@@ -132,17 +132,18 @@ impl World {
         Ok(())
     }
 
-    /// A coordinator tells the other's session that its change is done.
-    pub(super) fn check_unit_message(&mut self, node: usize, message: &Control) -> Verdict {
-        match message {
-            Control::UnitChanged { outcome: ForwardedChange::Done, .. } => self.check_unit_done(node),
-            _ => Ok(()),
+    /// A coordinator says something to the other; perhaps that a change of its is done.
+    pub(super) fn say(&mut self, node: usize, session: SessionId, message: Control) -> Verdict {
+        if matches!(message, Control::UnitChanged { outcome: ForwardedChange::Done, .. }) {
+            self.check_unit_done(node)?;
         }
+        self.send_control(node, session, message);
+        Ok(())
     }
 
     pub(super) fn answer_unit(&mut self, node: usize, completion: UnitCompletion) -> Verdict {
         let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
-        if completion.answer == UnitAnswer::Done && !machine.coordinator.posture().forward {
+        if completion.answer == UnitAnswer::Done && !machine.told.forward {
             self.check_unit_done(node)?;
         }
         self.mesh(node, 0, completion.origin.0, Mesh::UnitAnswer(completion));
@@ -155,7 +156,7 @@ impl World {
             return Ok(());
         }
         let machine = self.nodes[node].machine.as_ref().expect("a running node answers");
-        let (posture, state) = (*machine.coordinator.posture(), machine.coordinator.unit_given().clone());
+        let (posture, state) = (machine.told, machine.coordinator.unit_given().clone());
         self.check_right_to_answer(node, &posture)?;
         for (number, holder) in self.nodes.iter().enumerate() {
             if !self.is_in_sync(number) || holder.disk_failed {
