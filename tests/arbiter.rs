@@ -1,7 +1,8 @@
 //! The arbiter's back ends against one list of demands, and etcd against real servers that are killed, stopped,
 //! restored from backups and filled up.
 //!
-//! Tests that need etcd-server are ignored unless asked for: `cargo test --test arbiter -- --include-ignored`.
+//! Tests that need etcd-server are ignored unless asked for: `cargo test --test arbiter -- --ignored etcd`. Those that need a
+//! Pacemaker cluster are run inside one by `scripts/drills-pacemaker`.
 
 #[path = "arbiter/conformance.rs"]
 mod conformance;
@@ -11,6 +12,8 @@ mod etcd;
 mod etcd_server;
 #[path = "arbiter/fence.rs"]
 mod fence;
+#[path = "arbiter/pacemaker.rs"]
+mod pacemaker;
 
 use twinlun::arbiter::{Arbiter, FileArbiter, ManualArbiter};
 

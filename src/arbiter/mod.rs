@@ -12,6 +12,7 @@ pub mod etcd;
 pub mod fence;
 pub mod file;
 pub mod manual;
+pub mod pacemaker;
 pub mod value;
 
 use crate::arbitration::{Record, RecordError};
@@ -20,6 +21,7 @@ pub use etcd::{EtcdArbiter, EtcdError};
 pub use fence::{FenceArbiter, FenceError};
 pub use file::FileArbiter;
 pub use manual::ManualArbiter;
+pub use pacemaker::{PacemakerArbiter, PacemakerError};
 
 /// What became of a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +49,8 @@ pub enum ArbiterError {
     NotKept,
     /// The other node is not known to be off; a person decides.
     Fence(FenceError),
+    /// Pacemaker gave no definite answer, or leaves it to a person.
+    Pacemaker(PacemakerError),
 }
 
 impl std::fmt::Display for ArbiterError {
@@ -58,6 +62,7 @@ impl std::fmt::Display for ArbiterError {
             Self::Etcd(error) => write!(f, "{error}"),
             Self::NotKept => write!(f, "no record is kept outside the nodes"),
             Self::Fence(error) => write!(f, "{error}"),
+            Self::Pacemaker(error) => write!(f, "{error}"),
         }
     }
 }
@@ -74,6 +79,8 @@ pub trait Arbiter: Send {
     fn compare_and_swap(&mut self, expected: Option<Record>, proposed: Record) -> Swap;
     /// Since this process started, this node and its peer have found that both copies are good.
     fn on_met(&mut self) {}
+    /// A person says that the other node is off, and asks for a promotion.
+    fn on_vouched(&mut self) {}
     /// Would it answer, if it were asked? Looked at when the daemon starts, so that trouble is known before it is needed.
     fn probe(&mut self) -> Result<(), ArbiterError> {
         self.read().map(drop)

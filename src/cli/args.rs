@@ -49,9 +49,9 @@ pub enum Verb {
     /// Start the daemon, and the failover agent if the configuration has a section for it, in the background, unless they run.
     Up(UpArgs),
     /// Stop agent and daemon: hand over if the other node can take it, drain, make everything stable, leave.
-    Down(Wait),
+    Down(DownArgs),
     /// Show the volume: verdict, both nodes, resync, sessions, what to do next.
-    Status,
+    Status(StatusArgs),
     /// Make this node primary: it serves the volume.
     Promote(PromoteArgs),
     /// Stop serving on this node.
@@ -99,6 +99,22 @@ pub struct UpArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct DownArgs {
+    /// Kill the daemon if it does not end in time. The other node sees a crash: nothing that was answered is lost.
+    #[arg(long)]
+    pub or_kill: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// One line of WORD=VALUE, for scripts.
+    #[arg(long, conflicts_with = "json")]
+    pub terse: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct PromoteArgs {
     /// This node's data is the volume's data: for a pair that has never been in sync.
     #[arg(long)]
@@ -109,6 +125,10 @@ pub struct PromoteArgs {
     /// The other node is powered off or cut from network and clients, and stays so. Two serving nodes destroy data.
     #[arg(long, value_name = "NODE", requires = "force")]
     pub i_have_fenced: Option<String>,
+    /// A cluster manager asks, for this reason (a word): also while the peer may still be taken for the primary. The
+    /// arbiter decides as always.
+    #[arg(long, value_name = "WHY", hide = true, conflicts_with_all = ["seed", "force", "yes"])]
+    pub automatic: Option<String>,
     /// Also while the two nodes have not met since they were formatted. The other one then gets a copy of everything.
     #[arg(long)]
     pub yes: bool,

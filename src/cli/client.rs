@@ -41,8 +41,13 @@ impl Client {
 
     /// The daemon's process. `None`: it is gone.
     pub fn process(&self) -> Option<Process> {
+        self.process_id().and_then(Process::open)
+    }
+
+    /// The number of the process that listens. `None`: it is of another PID namespace.
+    pub fn process_id(&self) -> Option<u32> {
         let credentials = getsockopt(self.lines.get_ref(), PeerCredentials).ok()?;
-        u32::try_from(credentials.pid()).ok().and_then(Process::open)
+        u32::try_from(credentials.pid()).ok().filter(|id| *id != 0)
     }
 
     /// Sends a request and waits for its answer. A failure that the daemon reports is an error here.

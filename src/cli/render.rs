@@ -9,9 +9,39 @@ use crate::daemon::api::{
 use crate::daemon::clock::rfc3339;
 use crate::daemon::config::units::{human_bytes, human_seconds};
 use crate::daemon::progress::permille_done;
+use crate::units::NodeId;
 
 /// Sessions that are listed one by one.
 const SESSIONS_SHOWN: usize = 8;
+
+/// One line of WORD=VALUE for scripts. Words are only ever added.
+pub fn terse(status: &Status, id: NodeId) -> String {
+    let word = |value: serde_json::Value| value.as_str().unwrap_or("unknown").to_owned();
+    // Before the first record a copy that was formatted as equal is as good as the other.
+    let counted = status.epoch == 0 || status.in_sync.contains(&status.node.name);
+    let valid = counted
+        && matches!(status.node.disk, DiskState::UpToDate | DiskState::Consistent)
+        && status.link_refusal.is_none();
+    format!(
+        "volume={} node={} id={} role={} service={} disk={} link={} health={} epoch={} in_sync={} valid={} arbiter={}",
+        status.volume,
+        status.node.name,
+        id.0,
+        word(serde_json::json!(status.node.role)),
+        word(serde_json::json!(status.service)),
+        word(serde_json::json!(status.node.disk)),
+        word(serde_json::json!(status.link)),
+        word(serde_json::json!(status.health)),
+        status.epoch,
+        status.in_sync.join(","),
+        if valid { "yes" } else { "no" },
+        status.arbiter.as_ref().map_or("none", |arbiter| if arbiter.reachable {
+            "reachable"
+        } else {
+            "silent"
+        }),
+    )
+}
 
 /// The text of `twinlun status`, without a newline at its end.
 pub fn status(status: &Status) -> String {

@@ -8,6 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
 use super::args::{Cli, ConfigVerb, ConnectArgs, EventsArgs, InitArgs, Place, PromoteArgs, UpArgs, Verb};
 use super::client::Client;
 use super::{confirm, import, print, print_done, print_json, render};
@@ -18,7 +21,7 @@ use crate::daemon::failure::{Failure, FailureKind};
 use crate::daemon::init::{self, InitOptions};
 use crate::daemon::log_file;
 use crate::daemon::probe::{DeviceFacts, Kernel};
-use crate::daemon::process::{self, Life};
+use crate::daemon::process::{self, Life, Process};
 use crate::daemon::virtual_machine;
 
 /// Time for an answer that needs no work.
@@ -41,8 +44,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.verb {
         Verb::Init(args) => init(&site, &args),
         Verb::Up(args) => up(&site, &cli.place, &args),
-        Verb::Down(wait) => down(&site, wait.timeout),
-        Verb::Status => status(&site),
+        Verb::Down(args) => down(&site, args.wait.timeout, args.or_kill),
+        Verb::Status(args) => status(&site, args.terse),
         Verb::Promote(args) => promote(&site, args),
         Verb::Demote(wait) => act(&site, Request::Demote, wait.timeout),
         Verb::Switchover(wait) => act(&site, Request::Switchover, wait.timeout),
@@ -299,7 +302,7 @@ fn read_from(path: &std::path::Path, from: u64) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn down(site: &Site, patience: Duration) -> Result<(), Failure> {
+fn down(site: &Site, patience: Duration, or_kill: bool) -> Result<(), Failure> {
     let name = &site.node.name;
     let began = Instant::now();
     // The agent first: it hands the service over if it can, and takes the service addresses away.
@@ -315,9 +318,30 @@ fn down(site: &Site, patience: Duration) -> Result<(), Failure> {
         }
         Err(failure) => return Err(failure),
     };
-    end(client, &format!("twinlund of {name}"), began, patience)?;
-    print_done(site.json, &format!("twinlund of {name} has ended"));
+    let process = client.process_id();
+    let who = format!("twinlund of {name}");
+    match (end(client, &who, began, patience), process) {
+        (Err(failure), Some(process)) if or_kill => kill(process, &who, &failure)?,
+        (ended, _) => ended?,
+    }
+    print_done(site.json, &format!("{who} has ended"));
     Ok(())
+}
+
+/// Ends a daemon that does not end by itself.
+fn kill(id: u32, who: &str, why: &Failure) -> Result<(), Failure> {
+    eprintln!("twinlun: {who} is killed: {}", why.what);
+    let Some(mut process) = Process::open(id) else { return Ok(()) };
+    if process.life() == Life::Lives {
+        let pid = Pid::from_raw(i32::try_from(id).expect("process ids are positive i32"));
+        signal::kill(pid, Signal::SIGKILL).map_err(|errno| {
+            Failure::failed(format!("{who} cannot be killed: {errno}"), "run this as root")
+        })?;
+    }
+    match process.wait_for_end(QUICK) {
+        true => Ok(()),
+        false => Err(Failure::new(FailureKind::TimedOut, format!("{who} was killed and does not end"), "")),
+    }
 }
 
 /// Tells a program to end, and waits until it has.
@@ -346,9 +370,13 @@ fn standby(site: &Site, on: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn status(site: &Site) -> Result<(), Failure> {
+fn status(site: &Site, terse: bool) -> Result<(), Failure> {
     let answer = site.client()?.ask(Request::Status, QUICK)?;
     let Answer::Status(mut status) = answer else { return Err(odd_answer()) };
+    if terse {
+        print(&render::terse(&status, site.node.id));
+        return Ok(());
+    }
     if let Ok(Answer::Agent(agent)) = site.agent().and_then(|mut agent| agent.ask(Request::Status, QUICK)) {
         status.agent = Some(*agent);
     }
@@ -393,7 +421,7 @@ fn promote(site: &Site, args: PromoteArgs) -> Result<(), Failure> {
         seed: args.seed,
         fenced: args.i_have_fenced,
         unmet: args.yes,
-        automatic: None,
+        automatic: args.automatic,
         died_epoch: None,
     };
     act(site, request, args.wait.timeout)

@@ -12,7 +12,11 @@ use super::failure::Failure;
 use super::identity;
 use crate::arbiter::etcd::{EtcdConfig, Login, TlsFiles};
 use crate::arbiter::fence::FenceConfig;
-use crate::arbiter::{Arbiter, ArbiterError, EtcdArbiter, FenceArbiter, FileArbiter, ManualArbiter, Swap};
+use crate::arbiter::pacemaker::{self, PacemakerConfig};
+use crate::arbiter::{
+    Arbiter, ArbiterError, EtcdArbiter, FenceArbiter, FileArbiter, ManualArbiter, PacemakerArbiter,
+    PacemakerError, Swap,
+};
 use crate::arbitration::Record;
 use crate::volume::coordinator::{CasOutcome, RecordOutcome};
 
@@ -21,15 +25,41 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Pause before another reason for the same silence is told.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
 
-/// The back end that a configuration asks for. `secret` is the pair's.
-pub fn open(config: &Config, node: &NodeConfig, secret: &Secret) -> Result<Box<dyn Arbiter>, Failure> {
+/// The back end that a configuration asks for. `secret` is the pair's, `own` the record on this node's disk.
+pub fn open(
+    config: &Config,
+    node: &NodeConfig,
+    secret: &Secret,
+    own: Record,
+) -> Result<Box<dyn Arbiter>, Failure> {
     let replication = config.replication.as_ref().expect("a secret belongs to replication");
     Ok(match &replication.arbiter {
         ArbiterConfig::File { path } => Box::new(FileArbiter::new(path)),
         ArbiterConfig::Manual => Box::new(ManualArbiter),
         ArbiterConfig::Etcd(section) => Box::new(open_etcd(config, section, secret)?),
         ArbiterConfig::Fence(section) => Box::new(open_fence(config, node, section)?),
+        ArbiterConfig::Pacemaker => Box::new(open_pacemaker(config, node, secret, own)?),
     })
+}
+
+fn open_pacemaker(
+    config: &Config,
+    node: &NodeConfig,
+    secret: &Secret,
+    own: Record,
+) -> Result<PacemakerArbiter, Failure> {
+    if !pacemaker::is_installed() {
+        let next = "install the package pacemaker, or choose another kind of [arbiter]";
+        return Err(Failure::usage("the arbiter is Pacemaker, and cibadmin is not installed", next));
+    }
+    Ok(PacemakerArbiter::new(PacemakerConfig {
+        me: node.id,
+        name: node.name.clone(),
+        peer: config.peer_of(node).expect("replication has two nodes").name.clone(),
+        volume: config.volume.name.clone(),
+        pair: identity::pair_identifier(config, secret),
+        own,
+    }))
 }
 
 fn open_fence(config: &Config, node: &NodeConfig, section: &FenceSection) -> Result<FenceArbiter, Failure> {
@@ -80,6 +110,8 @@ pub enum Question {
     Read,
     /// Not a question: this node and its peer have found that both copies are good.
     Met,
+    /// Not a question either: a person says that the other node is off, and asks for a promotion.
+    Vouched,
     /// `expected` may be the empty record that stands for none.
     Swap {
         expected: Record,
@@ -131,9 +163,16 @@ pub fn spawn(
             }
         }
         for question in questions {
-            if question == Question::Met {
-                arbiter.on_met();
-                continue;
+            match question {
+                Question::Met => {
+                    arbiter.on_met();
+                    continue;
+                }
+                Question::Vouched => {
+                    arbiter.on_vouched();
+                    continue;
+                }
+                Question::Read | Question::Swap { .. } => {}
             }
             // A dropped receiver means that the daemon ends.
             if answer(arbiter.as_mut(), question, &told, &mut silence).is_err() {
@@ -151,7 +190,7 @@ fn answer(
 ) -> Result<(), SendError<Told>> {
     loop {
         let (outcome, trouble) = match question {
-            Question::Met => return Ok(()),
+            Question::Met | Question::Vouched => return Ok(()),
             Question::Read => read(arbiter),
             Question::Swap { expected, proposed } => swap(arbiter, expected, proposed),
         };
@@ -181,9 +220,9 @@ fn swap(arbiter: &mut dyn Arbiter, expected: Record, proposed: Record) -> (Optio
         Swap::Committed => (Some(Told::Swapped(CasOutcome::Won)), None),
         Swap::Conflict(record) => (Some(Told::Swapped(CasOutcome::Lost(record.unwrap_or_default()))), None),
         Swap::Unknown(ArbiterError::Manual) => (Some(Told::Swapped(CasOutcome::NeedsOperator)), None),
-        Swap::Unknown(error @ ArbiterError::Fence(_)) => {
-            (Some(Told::Swapped(CasOutcome::NeedsOperator)), Some(error.to_string()))
-        }
+        Swap::Unknown(
+            error @ (ArbiterError::Fence(_) | ArbiterError::Pacemaker(PacemakerError::Refused { .. })),
+        ) => (Some(Told::Swapped(CasOutcome::NeedsOperator)), Some(error.to_string())),
         Swap::Unknown(error) => (None, Some(error.to_string())),
     }
 }

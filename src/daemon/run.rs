@@ -27,7 +27,7 @@ use super::process::{self, InstanceLock, Launch};
 use super::progress::Progress;
 use super::translate::{self, Names, Pulse};
 use super::virtual_machine;
-use crate::arbitration::{Epoch, Reads};
+use crate::arbitration::{Epoch, Reads, Record};
 use crate::engine::{
     Engine, EngineError, EngineEvent, EnginePlan, EngineRequest, EngineStatus, SessionInfo, Tuning,
 };
@@ -157,6 +157,7 @@ impl Daemon {
         let layout = opened.superblock.layout;
         let cache = opened.data.facts().volatile_cache;
         let (target, faces) = plan::targets(config, node, &opened.superblock, cache)?;
+        let own = opened.superblock.record;
         let plan = EnginePlan {
             standby_serves: config.target.paths != Paths::Vip,
             reads: config.replication.as_ref().map_or(Reads::Confirm, |it| it.reads),
@@ -177,7 +178,7 @@ impl Daemon {
             tuning: Tuning::default(),
             mutants: Mutants::default(),
         };
-        let arbiter = secret.map(|secret| ArbiterDesk::open(config, node, secret)).transpose()?;
+        let arbiter = secret.map(|secret| ArbiterDesk::open(config, node, secret, own)).transpose()?;
         let engine = Engine::start(plan).map_err(|error| engine_failure(&node.name, &error))?;
         Ok(Self {
             names: Names::new(config, node),
@@ -265,7 +266,12 @@ impl Daemon {
             Request::Promote { seed, fenced, unmet, .. } => {
                 let price = if *seed || *unmet { Ok(()) } else { self.refuse_unmet() };
                 match price.and_then(|()| self.fenced(fenced.as_deref())) {
-                    Ok(i_have_fenced) => OperatorCommand::Promote { seed: *seed, i_have_fenced },
+                    Ok(i_have_fenced) => {
+                        if i_have_fenced.is_some() && self.arbiter.is_some() {
+                            self.ask_arbiter(Question::Vouched);
+                        }
+                        OperatorCommand::Promote { seed: *seed, i_have_fenced }
+                    }
                     Err(failure) => return call.answer(Answer::Failure(failure)),
                 }
             }
@@ -591,8 +597,8 @@ fn resync_status(progress: &Progress, direction: SyncDirection, now: time::Insta
 }
 
 impl ArbiterDesk {
-    fn open(config: &Config, node: &NodeConfig, secret: &Secret) -> Result<Self, Failure> {
-        let arbiter = arbiter::open(config, node, secret)?;
+    fn open(config: &Config, node: &NodeConfig, secret: &Secret, own: Record) -> Result<Self, Failure> {
+        let arbiter = arbiter::open(config, node, secret, own)?;
         let kind = arbiter.kind();
         let (questions, asked) = unbounded();
         let (tell, told) = unbounded();

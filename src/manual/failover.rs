@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `etcd` | any third machine that runs etcd 3.4 or later, or a cluster of etcd: the one to choose |
 //! | `fence` | no third machine, but a device that switches either node off, with confirmation |
+//! | `pacemaker` | nodes of a Corosync and Pacemaker cluster: see [`super::pacemaker`] |
 //! | `file` | two nodes on one machine: tests and the demo. Both must see the same local file. |
 //! | `manual` | no third machine: when the peer is lost the primary holds its writes until a person decides |
 //!

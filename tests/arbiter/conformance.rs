@@ -45,10 +45,19 @@ pub fn read_surely(arbiter: &mut dyn Arbiter) -> Option<Record> {
 
 /// A back end that decides by itself. `fresh` gives a record that nobody has written yet.
 pub fn decides(fresh: &dyn Fn() -> Open) {
+    decides_in(fresh, 8, 40);
+}
+
+/// The same, of one that takes a second for a change.
+pub fn decides_slowly(fresh: &dyn Fn() -> Open) {
+    decides_in(fresh, 4, 8);
+}
+
+fn decides_in(fresh: &dyn Fn() -> Open, rivals: u64, epochs: u64) {
     a_change_needs_the_record_it_was_made_for(fresh());
     an_offer_is_recognised_when_it_comes_again(fresh());
-    of_many_rivals_exactly_one_wins(fresh());
-    a_race_is_a_chain(fresh(), 4, 40);
+    of_many_rivals_exactly_one_wins(fresh(), rivals);
+    a_race_is_a_chain(fresh(), 4, epochs);
 }
 
 /// A back end that leaves every decision to a person: nothing is ever definite, so nobody ever gets a right.
@@ -94,13 +103,13 @@ fn an_offer_is_recognised_when_it_comes_again(open: Open) {
     assert_eq!(read_surely(two.as_mut()), Some(record(2, 9)));
 }
 
-fn of_many_rivals_exactly_one_wins(open: Open) {
+fn of_many_rivals_exactly_one_wins(open: Open, rivals: u64) {
     let rival = |nonce: u64| {
         let mut arbiter = open();
         settle(arbiter.as_mut(), None, record(1, nonce))
     };
     let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let rivals: Vec<_> = (1..=8).map(|nonce| scope.spawn(move || rival(nonce))).collect();
+        let rivals: Vec<_> = (1..=rivals).map(|nonce| scope.spawn(move || rival(nonce))).collect();
         rivals.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");

@@ -81,6 +81,12 @@ pub(super) fn read(
              choose another [arbiter], or remove [agent] and promote by hand",
         ));
     }
+    if matches!(replication.arbiter, ArbiterConfig::Pacemaker) {
+        return Err(section.error(
+            "with the arbiter \"pacemaker\" the cluster decides who leads and who has the service address, and two that \
+             decide would fight; remove [agent], and give the address to ocf:heartbeat:IPaddr2",
+        ));
+    }
     let time = |key: &str, default: Duration, least: &str, most: &str| match section.get(key) {
         None => Ok(default),
         Some(item) => {

@@ -19,6 +19,8 @@ pub enum ArbiterConfig {
     Etcd(EtcdSection),
     /// Fence devices: the other node is switched off before this one goes on alone.
     Fence(FenceSection),
+    /// The cluster that both nodes belong to: Pacemaker decides who leads, its CIB keeps the record.
+    Pacemaker,
     /// A file that both nodes see: for two nodes on one machine only.
     File { path: PathBuf },
     /// Nobody: a node that loses its peer holds all writes until a person decides.
@@ -68,9 +70,10 @@ const WATCHDOG: &str = "it waits and believes that the other node's watchdog has
                         and two nodes without a third vote cannot tell a dead peer from a cut cable";
 
 /// The kinds, each with its keys and what it is for.
-const KINDS: [(&str, &[&str], &str); 4] = [
+const KINDS: [(&str, &[&str], &str); 5] = [
     ("etcd", &["endpoints", "cluster", "ca", "cert", "key", "user", "password_file"], "any third machine"),
     ("fence", &["delay", "timeout", "node"], "two machines and a switch that turns either off"),
+    ("pacemaker", &[], "nodes of a Pacemaker cluster"),
     ("file", &["path"], "two nodes on one machine"),
     ("manual", &[], "a person decides"),
 ];
@@ -89,6 +92,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<ArbiterConfig, ConfigError> 
             let path = section.require("path", "\"/var/lib/twinlun/arbiter\"")?;
             Ok(ArbiterConfig::File { path: path.parse(absolute)? })
         }
+        "pacemaker" => Ok(ArbiterConfig::Pacemaker),
         _ => Ok(ArbiterConfig::Manual),
     }
 }

@@ -265,6 +265,18 @@ fn fencing_needs_a_switch_for_each_node() {
 }
 
 #[test]
+fn pacemaker_decides_alone() {
+    let file = PAIR.replace("kind = \"file\"\npath = \"/var/lib/twinlun/arbiter\"", "kind = \"pacemaker\"");
+    let config = parse(&file).expect("the file is right");
+    assert_eq!(config.replication.expect("it is replicated").arbiter, ArbiterConfig::Pacemaker);
+    let error = broken(&file, "kind = \"pacemaker\"", "kind = \"pacemaker\"\npath = \"/x\"");
+    assert!(error.contains("has no such key; it has no keys besides kind"), "{error}");
+    let error = broken(&file, "[arbiter]", "[agent]\n[arbiter]");
+    assert!(error.contains("two that decide would fight") && error.contains("IPaddr2"), "{error}");
+    assert!(broken(&file, "\"pacemaker\"", "\"pacemake\"").contains("did you mean \"pacemaker\"?"));
+}
+
+#[test]
 fn replication_and_the_number_of_nodes_belong_together() {
     let third = "[node.stor-c]\nid = 1\ndisk = \"/dev/sdc\"\nreplication_address = \"192.168.10.3:7790\"\n";
     assert!(parse(&format!("{PAIR}\n{third}")).expect_err("three").to_string().contains("both have id 1"));
