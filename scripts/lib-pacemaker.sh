@@ -36,7 +36,7 @@ totem {
     transport: knet
     crypto_cipher: none
     crypto_hash: none
-    token: ${TOKEN_MS:-1000}
+    token: ${TOKEN_MS:-3000}
 }
 quorum {
     provider: corosync_votequorum

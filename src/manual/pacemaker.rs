@@ -42,11 +42,12 @@
 //! pcs resource create vol1 ocf:twinlun:lun \
 //!     op monitor interval=3s role=Promoted timeout=20s op monitor interval=10s role=Unpromoted timeout=20s \
 //!     op start timeout=60s op stop timeout=90s op promote timeout=120s op demote timeout=60s \
-//!     meta priority=10 promotable promoted-max=1 clone-max=2 notify=true interleave=true
+//!     meta priority=10 promotable promoted-max=1 clone-max=2 notify=true interleave=true --disabled
 //! pcs resource create vol1-ip ocf:heartbeat:IPaddr2 ip=192.0.2.100 cidr_netmask=24 op monitor interval=10s
 //! pcs constraint colocation add vol1-ip with Promoted vol1-clone INFINITY
 //! pcs constraint order promote vol1-clone then start vol1-ip
 //! pcs constraint location vol1-clone avoids quorum-node      # if there is a third node
+//! pcs resource enable vol1-clone
 //! ```
 //!
 //! or with crm:
@@ -59,11 +60,12 @@
 //!     op monitor interval=3s role=Promoted timeout=20s op monitor interval=10s role=Unpromoted timeout=20s \
 //!     op start timeout=60s interval=0 op stop timeout=90s interval=0 \
 //!     op promote timeout=120s interval=0 op demote timeout=60s interval=0 meta priority=10
-//! crm configure clone vol1-clone vol1 meta promotable=true promoted-max=1 clone-max=2 notify=true interleave=true
+//! crm configure clone vol1-clone vol1 meta promotable=true promoted-max=1 clone-max=2 notify=true interleave=true target-role=Stopped
 //! crm configure primitive vol1-ip ocf:heartbeat:IPaddr2 params ip=192.0.2.100 cidr_netmask=24 op monitor interval=10s
 //! crm configure colocation vol1-ip-with-primary inf: vol1-ip:Started vol1-clone:Promoted
 //! crm configure order vol1-before-ip Mandatory: vol1-clone:promote vol1-ip:start
 //! crm configure location vol1-not-there vol1-clone -inf: quorum-node
+//! crm resource start vol1-clone
 //! ```
 //!
 //! The address comes after the promotion and goes before the demotion, so no initiator is refused a LUN that is about to
