@@ -13,5 +13,5 @@ pub mod failover;
 pub mod invariants;
 pub mod link_protocol;
 pub mod operations;
-pub mod threats;
 pub mod pacemaker;
+pub mod threats;
