@@ -74,8 +74,8 @@ pub enum Order {
     Release,
     /// Find out whether any of these initiators answers.
     Ask(Vec<ClientConnection>),
-    /// Tell the link that this node's own addresses are here.
-    AnnounceOwn,
+    /// Tell the link that this node's own addresses are here, and call those of these connections over that are to them.
+    AnnounceOwn(Vec<ClientConnection>),
     /// Give them up and end.
     End,
 }
@@ -158,6 +158,8 @@ struct Keeper {
     clients: Option<ClientNetwork>,
     probed: Option<Instant>,
     call: Vec<ClientConnection>,
+    /// Connections to this node's own addresses, while another node had them.
+    call_home: Vec<ClientConnection>,
     repeats: Vec<Instant>,
     connections: Vec<ClientConnection>,
     changed: Option<Sender<()>>,
@@ -190,6 +192,7 @@ impl Keeper {
             clients: None,
             probed: None,
             call: Vec::new(),
+            call_home: Vec::new(),
             repeats: Vec::new(),
             connections: Vec::new(),
             changed: None,
@@ -214,7 +217,7 @@ impl Keeper {
                 }
                 Heard::Order(Order::Release) => self.release(),
                 Heard::Order(Order::Ask(initiators)) => self.ask(&initiators),
-                Heard::Order(Order::AnnounceOwn) => self.announce_own_soon(),
+                Heard::Order(Order::AnnounceOwn(call)) => self.announce_own_soon(call),
                 Heard::Order(Order::End) | Heard::Over => return self.release(),
                 Heard::Change => look = Instant::now(),
                 Heard::Nothing => {}
@@ -246,7 +249,8 @@ impl Keeper {
         }
     }
 
-    fn announce_own_soon(&mut self) {
+    fn announce_own_soon(&mut self, call: Vec<ClientConnection>) {
+        self.call_home = call.into_iter().filter(|client| self.own.contains(&client.local.ip())).collect();
         self.announce_own();
         let now = Instant::now();
         self.repeats.extend(REPEATS.iter().map(|after| now + *after));
@@ -261,6 +265,7 @@ impl Keeper {
                 }
             }
         }
+        tickle(&self.call_home);
     }
 
     /// Does any of the initiators answer? Asked beside everything else.
@@ -393,15 +398,7 @@ impl Keeper {
         if self.quiet {
             return;
         }
-        let mut sequence = [0; 4];
-        if getrandom::fill(&mut sequence).is_err() {
-            return;
-        }
-        for client in &self.call {
-            if let Err(error) = interface::tickle(client.local, client.remote, u32::from_le_bytes(sequence)) {
-                log::debug!("{} is not called over: {error}", client.remote);
-            }
-        }
+        tickle(&self.call);
     }
 
     fn release(&mut self) {
@@ -514,6 +511,18 @@ fn hear(orders: &Receiver<Order>, changes: &Receiver<()>, until: Instant) -> Hea
         recv(orders) -> it => it.map_or(Heard::Over, Heard::Order),
         recv(changes) -> it => it.map_or(Heard::Nothing, |()| Heard::Change),
         default(patience) => Heard::Nothing,
+    }
+}
+
+fn tickle(clients: &[ClientConnection]) {
+    let mut sequence = [0; 4];
+    if getrandom::fill(&mut sequence).is_err() {
+        return;
+    }
+    for client in clients {
+        if let Err(error) = interface::tickle(client.local, client.remote, u32::from_le_bytes(sequence)) {
+            log::debug!("{} is not called over: {error}", client.remote);
+        }
     }
 }
 

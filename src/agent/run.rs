@@ -14,7 +14,7 @@ use super::effect::{Ask, Effect, Note, Outbox, Own, Policy, Reason, Standing, Ti
 use super::engine::{self, Errand, News};
 use super::heartbeat::{HEARD_MAX, Heard, Network, Speaker, Voice};
 use super::interface;
-use super::message::{Key, Malformed};
+use super::message::{ClientConnection, Key, Malformed};
 use crate::daemon::api::{AddressStatus, AgentStatus, Answer, NetworkStatus, Request, SCHEMA};
 use crate::daemon::config::{AgentConfig, Config, NodeConfig, Secret, ServiceAddress};
 use crate::daemon::control::{Call, ControlSocket};
@@ -158,6 +158,8 @@ struct Agent {
     stood_in: Receiver<Told>,
     /// Those addresses, and who tells the engine that they have gone.
     portals: Vec<IpAddr>,
+    /// Initiators at this node's addresses, and at those of the peer that are here.
+    connections: [Vec<ClientConnection>; 2],
     drops: Sender<Vec<IpAddr>>,
     asks: Sender<Errand>,
     events: EventLog,
@@ -252,6 +254,7 @@ impl Agent {
             substitute: Some(substitute),
             stood_in,
             portals,
+            connections: [Vec::new(), Vec::new()],
             drops,
             asks,
             events,
@@ -368,7 +371,10 @@ impl Agent {
             }
             Told::Clients(state) => self.core.on_clients(time, state, &mut self.out),
             Told::Asked(answer) => self.core.on_asked(time, answer, &mut self.out),
-            Told::Connections(connections) => self.voice.set_clients(connections),
+            Told::Connections(connections) => {
+                self.connections[0] = connections;
+                self.voice.set_clients(self.connections.concat());
+            }
             Told::Taken { called, after } => {
                 let text =
                     format!("announced, {called} connections called over, in {} ms", after.as_millis());
@@ -415,7 +421,12 @@ impl Agent {
                 let after = after.as_millis();
                 log::info!("portals of {}: {called} connections called over, in {after} ms", self.peer);
             }
-            // The other keeper says what concerns the initiators.
+            Told::Connections(connections) => {
+                // They must come home when the owner is back.
+                self.connections[1] = connections;
+                self.voice.set_clients(self.connections.concat());
+            }
+            // The other keeper says what concerns the interfaces.
             _ => {}
         }
     }
@@ -470,7 +481,10 @@ impl Agent {
                     let _ = self.stand_in.send(order);
                 }
                 Effect::StandIn(false) => drop(self.stand_in.send(Order::Release)),
-                Effect::AnnounceOwn => drop(self.orders.send(Order::AnnounceOwn)),
+                Effect::AnnounceOwn => {
+                    let order = Order::AnnounceOwn(self.core.peer_clients().to_vec());
+                    let _ = self.orders.send(order);
+                }
                 Effect::AskClients => {
                     let _ = self.orders.send(Order::Ask(self.core.peer_clients().to_vec()));
                 }
