@@ -65,7 +65,8 @@ pub enum Mutant {
     PromoteDuringGrant = 1 << 28,
     /// A node that starts forgets what it may have promised (R6).
     ForgetGrants = 1 << 29,
-    /// A node that the record names bids without outwaiting its promise (R6).
+    /// A node that the record names bids without outwaiting its promise (R6). And its peer goes on beside it although it
+    /// has forgotten what it asked for: that rule (R1) stands before the same hole.
     NamedSkipsWait = 1 << 30,
     /// The lease is used for as long as it was granted (R5): no room is left for clocks that drift.
     WholeGrant = 1 << 31,

@@ -426,6 +426,13 @@ impl Part {
             (FrameKind::ForwardRead | FrameKind::ForwardWrite | FrameKind::ForwardOrder, payload) => {
                 self.on_remote_frame(link, header, payload, out)
             }
+            // The peer led until now, and this node followed: the hand-over went by the control link and came first. What
+            // was asked for then was asked anew, or given up.
+            (FrameKind::ForwardAck, Payload::None) if header.epoch < self.posture.epoch => Ok(()),
+            (FrameKind::ForwardData, Payload::Buf(buf)) if header.epoch < self.posture.epoch => {
+                out.push(Effect::Free(buf));
+                Ok(())
+            }
             (_, Payload::Buf(buf)) => {
                 out.push(Effect::Free(buf));
                 Err(LinkFault::Protocol)
