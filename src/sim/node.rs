@@ -306,25 +306,8 @@ impl World {
         let superblock = this.superblock(&layout);
         let mut buffers = Buffers::default();
         let shards = this.shards;
-        let mut parts = Vec::new();
-        for shard in 0..shards {
-            let resync_buffers = (0..self.setup.resync_buffers).map(|_| buffers.take(vec![0; 128])).collect();
-            let lanes = (u16::from(shard)..layout.geometry.lanes).step_by(usize::from(shards)).map(|lane| {
-                let mut state = this.load_lane(&layout, LaneId(lane));
-                state.mark_hot_dirty();
-                state
-            });
-            let config = PartConfig {
-                shard: ShardId(shard),
-                shards,
-                geometry: layout.geometry,
-                hot_extents_per_lane: self.setup.hot_extents_per_lane,
-                resync_buffers,
-                hold_limit: self.setup.hold_limit,
-                mutants: self.setup.mutants,
-            };
-            parts.push(Part::new(config, lanes.collect()));
-        }
+        let parts = self.load_parts(node, &mut buffers);
+        let this = &mut self.nodes[node];
         let config = CoordinatorConfig {
             node: this.id,
             shards,
@@ -358,6 +341,33 @@ impl World {
         });
         self.log(|| format!("node {node} starts"));
         self.feed_control(node, ControlInput::Start)
+    }
+
+    /// The shards of a node that starts, with what its disk holds of their lanes.
+    fn load_parts(&mut self, node: usize, buffers: &mut Buffers) -> Vec<Part> {
+        let layout = self.setup.layout;
+        let this = &mut self.nodes[node];
+        let shards = this.shards;
+        let mut parts = Vec::new();
+        for shard in 0..shards {
+            let resync_buffers = (0..self.setup.resync_buffers).map(|_| buffers.take(vec![0; 128])).collect();
+            let lanes = (u16::from(shard)..layout.geometry.lanes).step_by(usize::from(shards)).map(|lane| {
+                let mut state = this.load_lane(&layout, LaneId(lane));
+                state.mark_hot_dirty();
+                state
+            });
+            let config = PartConfig {
+                shard: ShardId(shard),
+                shards,
+                geometry: layout.geometry,
+                hot_extents_per_lane: self.setup.hot_extents_per_lane,
+                resync_buffers,
+                hold_limit: self.setup.hold_limit,
+                mutants: self.setup.mutants,
+            };
+            parts.push(Part::new(config, lanes.collect()));
+        }
+        parts
     }
 
     /// The process is gone. `power`: and the machine with it.
