@@ -90,7 +90,7 @@
 //!
 //! | failure | then |
 //! |---|---|
-//! | the primary's engine dies | Pacemaker's monitor finds it (at most its interval), promotes the other node, starts the engine again; nobody is fenced |
+//! | the primary's engine dies | Pacemaker's monitor finds it (at most its interval) and starts the engine again; the same node is promoted again, which keeps the best score, unless `migration-threshold=1` sends the role to the other one; nobody is fenced |
 //! | the primary node is lost | Corosync's token is lost, the node is fenced, the other one is promoted |
 //! | the standby node is lost | writes are held until it has been fenced, then the primary goes on alone |
 //! | only the replication link is cut | the primary goes on alone as soon as the other node's copy of the CIB shows it; nobody is fenced |
