@@ -115,6 +115,8 @@ pub struct Establish {
     links: Slab<Link>,
     session: Option<Session>,
     allowed: bool,
+    /// The engine ends: the coordinator, which would like another session, is not asked any more.
+    stopped: bool,
     listener: Option<File>,
     listening: bool,
     retry: Option<Instant>,
@@ -133,6 +135,7 @@ impl Establish {
             links: Slab::with_capacity(PENDING_MAX),
             session: None,
             allowed: false,
+            stopped: false,
             listener: None,
             listening: false,
             retry: None,
@@ -158,8 +161,8 @@ impl Establish {
 
     /// May sessions be made? Not: what is being made is dropped; a session that is up stays.
     pub fn allow(&mut self, allowed: bool, plumbing: &mut Plumbing) {
-        self.allowed = allowed;
-        if allowed {
+        self.allowed = allowed && !self.stopped;
+        if self.allowed {
             self.trouble.clear();
             self.retry = Some(plumbing.now);
         } else {
@@ -213,6 +216,7 @@ impl Establish {
 
     /// Drops everything: the engine ends.
     pub fn stop(&mut self, plumbing: &mut Plumbing) {
+        self.stopped = true;
         self.allowed = false;
         self.retry = None;
         if let Some(listener) = self.listener.take() {

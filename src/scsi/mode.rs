@@ -3,7 +3,7 @@
 //! Four parameters can be changed and saved, the same for all initiators and on both nodes: WCE, D_SENSE, SWP and TAS.
 //! MODE SELECT takes any list that changes nothing else, which is what drivers send that write back what they read.
 //!
-//! The values are part of the [`UnitMemory`](super::UnitMemory): current ones stay until a reset brings the saved ones back.
+//! The values are part of the [`UnitMemory`]: current ones stay until a reset brings the saved ones back.
 
 use alloc::vec::Vec;
 

@@ -46,7 +46,7 @@ pub struct LuIndex(pub u16);
 pub enum Outcome {
     /// GOOD. Bytes for the initiator, if any, are in `data_in`, cut to the allocation length.
     Done,
-    /// CHECK CONDITION with autosense. Encode it in the format that [`Target::sense_format`] names.
+    /// CHECK CONDITION with autosense. Encode it in the format that [`Nexus::sense_format`] names.
     Check(SenseData),
     /// Read these blocks and send them. With `fua`, what is sent is stable: the volume is flushed before the read.
     Read { lu: LuIndex, range: BlockRange, fua: bool },
