@@ -69,8 +69,8 @@ struct Writing {
     /// Names of the pages' operations, from page 0 on.
     first: u64,
     left: usize,
-    /// The state is durable already, in the other copy.
-    again: bool,
+    /// What was remembered before, and whether that was damaged. `None`: the state is durable already, in the other copy.
+    before: Option<(UnitState, bool)>,
 }
 
 /// See the module.
@@ -138,9 +138,11 @@ impl Unit {
         self.adopting == 0
     }
 
-    /// Nothing can be written any more.
+    /// Nothing can be written any more. A state that is not durable is nobody's: no shard gets it, no peer is told.
     pub fn stop_writing(&mut self) {
-        self.writing = None;
+        if let Some((state, damaged)) = self.writing.take().and_then(|writing| writing.before) {
+            (self.copy.state, self.damaged) = (state, damaged);
+        }
     }
 }
 
@@ -194,22 +196,22 @@ impl Coordinator {
 
     // ---- writing ----
 
-    fn write_unit(&mut self, again: bool, out: &mut ControlOutbox) {
+    fn write_unit(&mut self, before: Option<(UnitState, bool)>, out: &mut ControlOutbox) {
         self.unit.copy.advance();
         let bytes = self.unit.copy.encode(&self.superblock.volume);
         let (left, first) = (bytes.len() / PAGE_BYTES, self.operations + 1);
         self.operations += left as u64;
         let copy = self.unit.copy.copy();
-        self.unit.writing = Some(Writing { bytes, copy, first, left, again });
+        self.unit.writing = Some(Writing { bytes, copy, first, left, before });
         for page in 0..left as u8 {
             out.push(ControlEffect::WriteUnit { op: OpId(first + u64::from(page)), page });
         }
     }
 
     fn replace_unit(&mut self, state: UnitState, out: &mut ControlOutbox) {
-        self.unit.copy.state = state;
-        self.unit.damaged = false;
-        self.write_unit(false, out);
+        let before = core::mem::replace(&mut self.unit.copy.state, state);
+        let damaged = core::mem::take(&mut self.unit.damaged);
+        self.write_unit(Some((before, damaged)), out);
     }
 
     /// A page is durable. Says whether it was one of the unit state's.
@@ -220,13 +222,13 @@ impl Coordinator {
             return false;
         }
         writing.left -= 1;
-        let again = writing.again;
+        let first_copy = writing.before.is_some();
         if writing.left > 0 {
             return true;
         }
         self.unit.writing = None;
-        if !again {
-            self.write_unit(true, out);
+        if first_copy {
+            self.write_unit(None, out);
             return true;
         }
         if let Some(Procedure { goal: Goal::Follow { .. }, wait: Wait::UnitHeld }) = self.procedure {
